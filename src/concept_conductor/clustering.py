@@ -1,0 +1,116 @@
+"""Batched K-Means on one device: all sets of points, all K and all restarts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: Lloyd iterations after which a run that still moves is taken as it is.
+MAX_ITERATIONS = 100
+
+
+def kmeans(points: Tensor, ks: Sequence[int], *, seeds: Tensor, restarts: int = 10) -> Tensor:
+    """K-Means labels for every set of points and every K: k-means++ starts, the restart of least inertia.
+
+    Distances come from the points' Gram matrix: a centroid is the mean of its members, so its distance to a
+    point is a sum of inner products, and one iteration costs tokens x tokens x clusters whatever the points'
+    dimension. Random numbers come from streams of their own, one for each set and K, so that a set's labels
+    do not depend on what else is in the batch.
+
+    Args:
+        points: ``(sets, points, dim)``, any floating dtype.
+        ks: numbers of clusters, each from 1 to the number of points.
+        seeds: ``(sets,)`` integers.
+        restarts: runs per set and K.
+
+    Returns:
+        Labels ``(sets, len(ks), points)`` in ``0..k-1``.
+
+    Raises:
+        ValueError: a K out of range.
+    """
+    sets, count, _ = points.shape
+    if not ks or min(ks) < 1 or max(ks) > count:
+        raise ValueError(f"K must lie between 1 and the number of points {count}, but got {list(ks)}")
+    centred = points.float() - points.float().mean(1, keepdim=True)  # keeps the distances, spares the digits
+    gram = centred @ centred.transpose(1, 2)  # (sets, points, points)
+    used = torch.arange(max(ks), device=points.device) < torch.tensor(ks, device=points.device)[:, None]
+    used = used.repeat_interleave(restarts, 0)  # (runs, clusters); runs = len(ks) * restarts
+    draws = uniform_draws(seeds, ks, restarts, max(ks)).to(points.device)
+
+    labels = assign(gram, plus_plus(gram, used, draws), used)[0]
+    for _ in range(MAX_ITERATIONS):
+        moved, inertia = assign(gram, memberships(gram, labels, used), used)
+        if torch.equal(moved, labels):
+            break
+        labels = moved
+    best = inertia.unflatten(1, (len(ks), restarts)).argmin(2)  # (sets, len(ks))
+    runs = labels.unflatten(1, (len(ks), restarts))
+    return runs.take_along_dim(best[..., None, None], 2).squeeze(2)
+
+
+def uniform_draws(seeds: Tensor, ks: Sequence[int], restarts: int, clusters: int) -> Tensor:
+    """Numbers in 0..1, ``(sets, runs, clusters)``, from one stream per set and K."""
+    draws = []
+    for seed in seeds.tolist():
+        for k in ks:
+            stream = torch.Generator().manual_seed((int(seed) * 1_000_003 + k) % 2**63)
+            draws.append(torch.rand(restarts, clusters, generator=stream))
+    return torch.stack(draws).unflatten(0, (len(seeds), len(ks))).flatten(1, 2)
+
+
+def plus_plus(gram: Tensor, used: Tensor, draws: Tensor) -> Tensor:
+    """k-means++: each further start is drawn with probability proportional to its squared distance.
+
+    Returns:
+        Memberships of the starts, ``(sets, runs, points, clusters)``: one point each.
+    """
+    sets, count, _ = gram.shape
+    runs, clusters = used.shape
+    square = gram.diagonal(dim1=1, dim2=2)  # (sets, points)
+    nearest = torch.ones(sets, runs, count, device=gram.device)
+    starts = []
+    for cluster in range(clusters):
+        cumulative = (nearest + 1e-20).cumsum(-1)
+        threshold = draws[..., cluster : cluster + 1] * cumulative[..., -1:]
+        chosen = torch.searchsorted(cumulative, threshold).clamp(max=count - 1)[..., 0]  # (sets, runs)
+        starts.append(chosen)
+        rows = gram.take_along_dim(chosen.reshape(sets, runs, 1), 1)  # (sets, runs, points)
+        distance = (square[:, None] + square.gather(1, chosen)[..., None] - 2 * rows).clamp(min=0)
+        nearest = distance if cluster == 0 else torch.minimum(nearest, distance)
+    chosen = torch.stack(starts, -1)[:, :, None]  # (sets, runs, 1, clusters)
+    return (torch.arange(count, device=gram.device)[:, None] == chosen).float() * used[None, :, None].float()
+
+
+def memberships(gram: Tensor, labels: Tensor, used: Tensor) -> Tensor:
+    """Labels as columns that average a cluster's members; an empty cluster takes the worst served point."""
+    clusters = used.shape[1]
+    member = torch.nn.functional.one_hot(labels, clusters).float()  # (sets, runs, points, clusters)
+    empty = (member.sum(2) == 0) & used  # (sets, runs, clusters)
+    if empty.any():
+        distance = squared_distances(gram, member).take_along_dim(labels[..., None], 3)[..., 0]
+        farthest = distance.argsort(-1, descending=True)[..., :clusters]  # a different point for each cluster
+        reseeded = torch.nn.functional.one_hot(farthest, labels.shape[-1]).transpose(2, 3).float()
+        rank = (empty.cumsum(-1) - 1).clamp(min=0)[:, :, None].expand_as(member)
+        member = torch.where(empty[:, :, None], reseeded.take_along_dim(rank, 3), member)
+    return member
+
+
+def squared_distances(gram: Tensor, member: Tensor) -> Tensor:
+    """Squared distance of every point to every centroid, ``(sets, runs, points, clusters)``."""
+    weight = member / member.sum(2, keepdim=True).clamp(min=1)
+    sets, runs, count, clusters = member.shape
+    columns = weight.permute(0, 2, 1, 3).reshape(sets, count, runs * clusters)
+    inner = (gram @ columns).unflatten(2, (runs, clusters)).permute(0, 2, 1, 3)  # point . centroid
+    centroid = (weight * inner).sum(2, keepdim=True)  # |centroid|^2
+    square = gram.diagonal(dim1=1, dim2=2)[:, None, :, None]
+    return (square - 2 * inner + centroid).clamp(min=0)
+
+
+def assign(gram: Tensor, member: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest centroid of every point ``(sets, runs, points)``, and the inertia ``(sets, runs)``."""
+    distance = squared_distances(gram, member).masked_fill(~used[None, :, None], float("inf"))
+    nearest = distance.min(-1)
+    return nearest.indices, nearest.values.sum(-1)

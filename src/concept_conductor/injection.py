@@ -1,0 +1,54 @@
+"""Concept injection: the multipath forward with feature fusion, Eq. 4, and classifier-free guidance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from concept_conductor.masks import Masks
+from concept_conductor.prompts import Conditioning
+from concept_conductor.settings import Injection
+from concept_conductor.unet.multipath import Multipath
+from concept_conductor.unet.paths import Fusion
+
+
+def inject(
+    paths: Multipath,
+    latents: Tensor,
+    t: Tensor,
+    masks: Masks,
+    text: Conditioning,
+    guidance_scale: float,
+    settings: Injection | None,
+    record: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The base path's guided prediction with every concept injected where its mask is.
+
+    Args:
+        paths: the U-Net with all paths inside.
+        latents: ``(images, 4, h, w)``, where all paths start from.
+        t: the timestep.
+        masks: where each concept goes.
+        text: conditioning of all paths, with or without the unconditional half.
+        guidance_scale: g in ``ε = ε_u + g (ε_c - ε_u)``.
+        settings: which attention layers are fused; None for none.
+        record: also return the mask layer's self-attention probabilities.
+
+    Returns:
+        The prediction ``(images, 4, h, w)``, and ``(paths, images, tokens, tokens)`` or None.
+    """
+    fusion = Fusion(masks, settings or Injection(self_attention=False, cross_attention=False), record)
+    # without fusion or recording nothing of a concept path reaches the picture
+    chunks = paths.chunks() if settings is not None or record else [slice(0, 1)]
+    for chunk in chunks:
+        noise = paths.noise(latents, t, text, chunk, fusion)
+    attention = torch.cat(fusion.attention[::-1]) if record else None
+    return guided(noise[0], guidance_scale), attention
+
+
+def guided(noise: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance of ``(guidance, images, 4, h, w)``; the conditional half alone is taken as it is."""
+    if len(noise) == 1:
+        return noise[0]
+    conditional, unconditional = noise
+    return unconditional + scale * (conditional - unconditional)

@@ -1,0 +1,117 @@
+"""Where each concept goes: masks on the latent grid, on every attention grid, and their overlaps."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from concept_conductor.errors import ConductorError
+
+
+class Masks:
+    """Boolean masks of all concepts of all images, with their tokens at every attention resolution.
+
+    Attributes:
+        grid: ``(images, concepts, h, w)``, boolean, on the latent grid.
+    """
+
+    def __init__(self, grid: Tensor) -> None:
+        self.grid = grid
+        self.tokens = cache(self._tokens)  # the same few resolutions are asked for in every layer of every step
+
+    def _tokens(self, count: int) -> Tensor:
+        """The masks in a layer of ``count`` tokens, ``(images, concepts, count)``, boolean."""
+        return resize(self.grid, token_grid(count, self.grid.shape[-2:])).flatten(2)
+
+    def at(self, count: int) -> Tensor:
+        """The masks on the grid of a layer of ``count`` tokens, ``(images, concepts, h', w')``, boolean."""
+        return self.tokens(count).unflatten(2, token_grid(count, self.grid.shape[-2:]))
+
+    def with_tokens(self, tokens: Tensor) -> Masks:
+        """The masks that have ``tokens (images, concepts, count)`` in a layer of that resolution."""
+        size = self.grid.shape[-2:]
+        coarse = tokens.unflatten(2, token_grid(tokens.shape[2], size))
+        # nearest: bringing the result back to the layer's grid gives exactly `tokens` again
+        return Masks(F.interpolate(coarse.float(), size=tuple(size), mode="nearest-exact") > 0.5)
+
+
+def token_grid(count: int, latent_size: torch.Size | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the grid of a layer with ``count`` tokens, for any aspect ratio.
+
+    Raises:
+        ConductorError: no whole division of the latent grid has so many tokens.
+    """
+    height, width = latent_size
+    factor = math.isqrt(max(1, height * width // count))
+    grid = (height // factor, width // factor)
+    if grid[0] * grid[1] != count:
+        raise ConductorError(f"a layer of {count} tokens does not divide the latent grid {height}x{width}")
+    return grid
+
+
+def resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks at another resolution: antialiased bilinear resize, binarised at 0.5.
+
+    Args:
+        masks: ``(images, concepts, h, w)``, boolean.
+    """
+    return F.interpolate(masks.float(), size=size, mode="bilinear", antialias=True) > 0.5
+
+
+def to_latent_grid(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Given masks on the latent grid: bilinear resize, thresholded.
+
+    Args:
+        pixels: ``(concepts, H, W)`` in 0..255.
+        size: height and width of the latent grid.
+
+    Returns:
+        ``(concepts, h, w)``, boolean.
+    """
+    return F.interpolate(pixels[None].float(), size=size, mode="bilinear", antialias=True)[0] > 127
+
+
+def iou(candidates: Tensor, mask: Tensor) -> Tensor:
+    """Intersection over union of every candidate with ``mask``; 0 where both are empty.
+
+    Args:
+        candidates: ``(..., candidates, tokens)``, boolean.
+        mask: ``(..., tokens)``, boolean.
+
+    Returns:
+        ``(..., candidates)``.
+    """
+    candidates, mask = candidates.float(), mask.float()
+    both = (candidates @ mask[..., None])[..., 0]
+    either = candidates.sum(-1) + mask.sum(-1, keepdim=True) - both
+    return both / either.clamp(min=1)
+
+
+def bounding_rectangle(masks: Tensor) -> Tensor:
+    """The smallest upright rectangle around each mask; empty for an empty one.
+
+    Args:
+        masks: ``(..., h, w)``, boolean.
+    """
+
+    def between_first_and_last(present: Tensor) -> Tensor:
+        counted = present.int()
+        return (counted.cumsum(-1) > 0) & (counted.flip(-1).cumsum(-1).flip(-1) > 0)
+
+    rows = between_first_and_last(masks.any(-1))
+    columns = between_first_and_last(masks.any(-2))
+    return rows[..., :, None] & columns[..., None, :]
+
+
+def resolve_overlaps(masks: Tensor, before: Tensor) -> Tensor:
+    """On tokens covered by two or more masks every concept takes the mask it had before (Algorithm 1).
+
+    Args:
+        masks, before: ``(images, concepts, tokens)``, boolean.
+    """
+    contested = masks.sum(1, keepdim=True) > 1
+    return torch.where(contested, before, masks)

@@ -1,0 +1,137 @@
+"""Replace or add objects in a given image: everything outside the mask stays the image's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from concept_conductor.errors import ConductorError
+from concept_conductor.inversion import Inverted, InversionSource, Progress, invert
+from concept_conductor.layout import MaskLike
+from concept_conductor.settings import Inversion
+from concept_conductor.unet.multipath import Multipath
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where objects are placed in an image ("Object Placement" in the paper).
+
+    Attributes:
+        image: the image to place objects in.
+        mask: the area that may change, white on black.
+        prompt: what the image shows; None for the layout's prompt.
+        background: outside the mask latents come from the image's DDIM inversion ("inversion", the paper), or
+            from its clean latents with the run's initial noise added ("noise", the published implementation).
+    """
+
+    image: Image.Image
+    mask: MaskLike
+    prompt: str | None = None
+    background: Literal["inversion", "noise"] = "inversion"
+
+    def __post_init__(self) -> None:
+        if self.background not in ("inversion", "noise"):
+            raise ConductorError(f"the placement's background must be 'inversion' or 'noise', not {self.background!r}")
+
+
+class Background(Protocol):
+    """What stays of the image, in latents."""
+
+    def prepare(
+        self,
+        paths: Multipath,
+        timesteps: Tensor,
+        reference: Inverted | None,
+        reference_source: InversionSource | None,
+        settings: Inversion,
+        progress: Progress | None,
+    ) -> None:
+        """Called once before the first step."""
+        ...
+
+    def keep(self, latents: Tensor, index: int) -> Tensor:
+        """Put the background back after step ``index``: ``z <- (1 - m) z_bg + m z`` at the next timestep."""
+        ...
+
+
+@dataclass
+class NoisedBackground:
+    """z_bg is the clean latent with the run's initial noise added (the published implementation).
+
+    Attributes:
+        pixels: ``(1, 3, H, W)`` in -1..1.
+        mask: ``(1, 1, h, w)``, 1 where objects may be placed.
+        noise: the run's initial latents.
+    """
+
+    pixels: Tensor
+    mask: Tensor
+    noise: Tensor
+
+    def prepare(
+        self,
+        paths: Multipath,
+        timesteps: Tensor,
+        reference: Inverted | None,
+        reference_source: InversionSource | None,
+        settings: Inversion,
+        progress: Progress | None,
+    ) -> None:
+        self._clean = paths.backbone.encode_image(self.pixels)
+        self._scheduler = paths.backbone.scheduler
+        self._timesteps = timesteps
+
+    def keep(self, latents: Tensor, index: int) -> Tensor:
+        background = self._clean
+        if index + 1 < len(self._timesteps):
+            background = self._scheduler.add_noise(self._clean, self.noise, self._timesteps[index + 1 : index + 2])
+        return torch.lerp(background.expand_as(latents), latents, self.mask.to(latents))
+
+
+@dataclass
+class InvertedBackground:
+    """z_bg is the image's own inversion, which lies on its trajectory (the paper).
+
+    Attributes:
+        source: the image with its prompt.
+        mask: ``(1, 1, h, w)``, 1 where objects may be placed.
+    """
+
+    source: InversionSource
+    mask: Tensor
+
+    def prepare(
+        self,
+        paths: Multipath,
+        timesteps: Tensor,
+        reference: Inverted | None,
+        reference_source: InversionSource | None,
+        settings: Inversion,
+        progress: Progress | None,
+    ) -> None:
+        inverted = reference
+        if inverted is None or reference_source is None or not self.source.same_as(reference_source):
+            inverted = invert(paths, self.source, timesteps, (), settings, progress)
+        self._latents = [inverted.latents[int(t)] for t in timesteps[1:]]
+        self._latents.append(paths.backbone.encode_image(self.source.pixels))
+
+    def keep(self, latents: Tensor, index: int) -> Tensor:
+        return torch.lerp(self._latents[index].expand_as(latents), latents, self.mask.to(latents))
+
+
+def composite(generated: Image.Image, original: Image.Image, mask: Image.Image, feather: float) -> Image.Image:
+    """The generated picture inside the mask, exactly the original's pixels outside, the seam feathered inward.
+
+    Args:
+        generated, original, mask: of one size; ``mask`` is "L", white where objects were placed.
+        feather: width of the seam in pixels.
+    """
+    inside = mask.point(lambda value: 255 if value > 127 else 0)
+    # eroded first, so that the blur's foot stays within the mask
+    radius = max(1, round(feather))
+    seam = inside.filter(ImageFilter.MinFilter(2 * radius + 1)).filter(ImageFilter.BoxBlur(radius))
+    return Image.composite(generated, original, seam)

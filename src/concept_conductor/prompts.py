@@ -1,0 +1,167 @@
+"""Prompt variants -> text conditioning for every path and cross-attention layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.errors import ConductorError
+
+
+@dataclass(frozen=True)
+class ConceptPrompt:
+    """One concept and how it is spoken of.
+
+    Attributes:
+        concept: the concept.
+        prompt: the prompt variant itself, holding the concept's placeholders; or None.
+        replaces: words of the base prompt in whose places the placeholders are put
+            ("Two toys on a stage." with ``["toys"]`` becomes "Two <a> <b> on a stage."); or None.
+        weight: how strongly the low-rank weights apply, 0.7 in the paper.
+    """
+
+    concept: Concept
+    prompt: str | None = None
+    replaces: Sequence[str] | None = None
+    weight: float = 0.7
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.replaces is None):
+            raise ConductorError(
+                f"the concept '{self.concept.name}' needs either prompt= (its variant of the base prompt) or "
+                "replaces= (the words it stands for), exactly one of the two"
+            )
+
+    def variant(self, base_prompt: str) -> str:
+        """The prompt of this concept's path.
+
+        Raises:
+            ConductorError: a word to replace is not in the base prompt, or the variant lacks a placeholder.
+        """
+        if self.replaces is not None:
+            return replace_words(base_prompt, self.replaces, " ".join(self.concept.placeholders))
+        assert self.prompt is not None
+        missing = [name for name in self.concept.placeholders if name not in self.prompt]
+        if missing:
+            raise ConductorError(
+                f"the prompt '{self.prompt}' of the concept '{self.concept.name}' lacks its placeholder "
+                f"{', '.join(missing)}; write {' '.join(self.concept.placeholders)} where the concept should stand"
+            )
+        return self.prompt
+
+
+def replace_words(prompt: str, words: Sequence[str], placeholders: str) -> str:
+    """Put ``placeholders`` where ``words`` stand in ``prompt``, whole words only, whatever their case."""
+    if isinstance(words, str):
+        words = [words]
+    for word in words:
+        if not word.strip() or not re.search(rf"\b{re.escape(word)}\b", prompt, re.IGNORECASE):
+            raise ConductorError(f"the word '{word}' to replace is not in the prompt '{prompt}'")
+    longest_first = sorted(words, key=len, reverse=True)
+    pattern = "|".join(re.escape(word) for word in longest_first)
+    return re.sub(rf"\b(?:{pattern})\b", lambda _: placeholders, prompt, flags=re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text conditioning of all paths.
+
+    Attributes:
+        texts: ``(paths, guidance, layers, tokens, dim)``; guidance is conditional, then unconditional.
+        pooled: ``(paths, guidance, dim)`` for families that have it.
+    """
+
+    texts: Tensor
+    pooled: Tensor | None = None
+
+    def conditional(self) -> Conditioning:
+        """The conditional half alone."""
+        return Conditioning(self.texts[:, :1], None if self.pooled is None else self.pooled[:, :1])
+
+    @staticmethod
+    def stack(paths: Sequence[Sequence[Conditioning]]) -> Conditioning:
+        """Join single texts, given as ``paths[path][guidance]``, each ``(1, 1, layers, tokens, dim)``."""
+        texts = torch.stack([torch.cat([half.texts[0] for half in path]) for path in paths])
+        pooled = [[half.pooled for half in path] for path in paths]
+        if any(half is None for path in pooled for half in path):
+            return Conditioning(texts)
+        return Conditioning(texts, torch.stack([torch.cat([h[0] for h in path if h is not None]) for path in pooled]))
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """Token ids of one prompt, and where placeholders stand.
+
+    Attributes:
+        ids: ``(tokens,)`` with start, end and padding.
+        placeholders: position -> placeholder name.
+    """
+
+    ids: Tensor
+    placeholders: Mapping[int, str]
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompt: str, placeholders: Sequence[str]) -> TokenizedPrompt:
+    """Tokenize ``prompt``, each placeholder becoming one position.
+
+    The tokenizer itself is left alone, so that concepts with equal names cannot collide. Text beyond the
+    encoder's length is cut off, as everywhere in this ecosystem.
+
+    Raises:
+        ConductorError: a placeholder falls beyond the encoder's length.
+    """
+    length = tokenizer.model_max_length - 2
+    names = sorted(placeholders, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, names))})", prompt) if names else [prompt]
+    ids: list[int] = []
+    positions: dict[int, str] = {}
+    for piece in pieces:
+        if piece in placeholders:
+            positions[len(ids) + 1] = piece
+            ids.append(0)  # any id but the end token's: its embedding is overwritten
+        elif piece.strip():
+            ids.extend(tokenizer(piece, add_special_tokens=False)["input_ids"])
+    lost = [name for position, name in positions.items() if position > length]
+    if lost:
+        raise ConductorError(
+            f"the placeholder {lost[0]} comes after the {length} tokens that the text encoder reads; shorten the prompt"
+        )
+    kept = [tokenizer.bos_token_id, *ids[:length], tokenizer.eos_token_id]
+    kept += [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(kept))
+    return TokenizedPrompt(torch.tensor(kept), positions)
+
+
+@contextmanager
+def placeholder_embeddings(
+    embedding: nn.Embedding, tokenized: Sequence[TokenizedPrompt], tokens: Mapping[str, Tensor], layers: int
+) -> Iterator[None]:
+    """Inside this context the token embedding gives a concept's own vectors at its placeholders.
+
+    Rows are prompt-major ``(prompts, layers)``; row l of a prompt gets the l-th vector of each placeholder.
+
+    Args:
+        embedding: the text encoder's token embedding.
+        tokenized: the prompts.
+        tokens: placeholder -> ``(layers, dim)`` or ``(1, dim)``; gradients reach them.
+        layers: rows per prompt.
+    """
+
+    def put_in(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        rows = output.unflatten(0, (len(tokenized), layers)).clone()
+        for prompt, text in enumerate(tokenized):
+            for position, name in text.placeholders.items():
+                rows[prompt, :, position] = tokens[name].to(rows)
+        return rows.flatten(0, 1)
+
+    handle = embedding.register_forward_hook(put_in)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,104 @@
+"""The loop of Figure 2: invert, align, inject, refine, step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from concept_conductor.alignment import align
+from concept_conductor.backbones import Backbone
+from concept_conductor.concepts.concept import LowRank
+from concept_conductor.injection import inject
+from concept_conductor.inversion import InversionSource, Progress, invert
+from concept_conductor.layout import MaskSource
+from concept_conductor.placement import Background
+from concept_conductor.prompts import Conditioning
+from concept_conductor.refinement import RefinedMasks
+from concept_conductor.settings import SamplingSettings
+from concept_conductor.unet.multipath import multipath
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a run starts from, checked once and then trusted.
+
+    Attributes:
+        text: conditioning of all paths.
+        updates: each path's U-Net low-rank weights, none for the base path.
+        latents: the initial noise, ``(images, 4, h, w)``.
+        masks: where the concepts' masks come from.
+        reference: the layout reference; None where nothing needs it.
+        background: what stays of an image that objects are placed in; None without placement.
+    """
+
+    text: Conditioning
+    updates: Sequence[Mapping[str, LowRank]]
+    latents: Tensor
+    masks: MaskSource
+    reference: InversionSource | None = None
+    background: Background | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one denoising step left behind.
+
+    Attributes:
+        index, timestep: which step; 0 is the noisiest.
+        latents: ``(images, 4, h, w)`` after the scheduler and placement.
+        masks: ``(images, concepts, h, w)``, boolean, for the next step.
+        layout_loss: every path's layout loss before this step's alignment ``(paths,)``, or None.
+    """
+
+    index: int
+    timestep: int
+    latents: Tensor
+    masks: Tensor
+    layout_loss: Tensor | None
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone, scene: Scene, settings: SamplingSettings, progress: Progress | None = None
+) -> Generator[Step, Tensor | None, None]:
+    """Denoise ``scene`` step by step (Figure 2), yielding every step; latents sent back replace the step's own.
+
+    Consume it with ``contextlib.closing``: the U-Net is the method's until the generator is closed.
+
+    Args:
+        backbone: the model.
+        scene: where to start.
+        settings: filled.
+        progress: told how far the inversion of the reference is.
+    """
+    timesteps, steps = backbone.timesteps(settings.steps), settings.steps
+    alignment, refinement = settings.alignment, settings.refinement
+    aligned = [i for i in range(steps) if alignment is not None and alignment.covers(i, steps)]
+    refined = refinement.refined_steps(steps) if refinement is not None else frozenset()
+    latents, text = scene.latents, scene.text
+
+    with multipath(backbone, scene.updates, settings.paths_per_forward) as paths:
+        reference = None
+        if scene.reference is not None:
+            reference = invert(paths, scene.reference, timesteps, timesteps[aligned], settings.inversion, progress)
+        masks = RefinedMasks(scene.masks.masks(paths, timesteps, reference, len(latents)))
+        if scene.background is not None:
+            scene.background.prepare(paths, timesteps, reference, scene.reference, settings.inversion, progress)
+
+        for index, t in enumerate(timesteps):
+            loss = None
+            if alignment is not None and reference is not None and index in aligned:
+                latents, loss = align(paths, latents, t, reference.keys[int(t)], text, alignment)
+            noise, attention = inject(
+                paths, latents, t, masks.fused, text, settings.guidance_scale, settings.injection, index in refined
+            )
+            if refinement is not None and attention is not None:
+                masks = masks.refined(attention, index, refinement)
+            latents = backbone.scheduler.step(noise, t, latents, return_dict=False)[0]
+            if scene.background is not None:
+                latents = scene.background.keep(latents, index)
+            replaced = yield Step(index, int(t), latents, masks.fused.grid, loss)
+            latents = latents if replaced is None else replaced

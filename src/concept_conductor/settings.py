@@ -1,0 +1,120 @@
+"""Settings of the method: frozen, validated, and None where the model's or family's value holds."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+#: The run length in whose steps the paper states its windows.
+PAPER_STEPS = 200
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def step_at(fraction: float, steps: int) -> int:
+    """The step that lies at ``fraction`` of a run of ``steps`` steps."""
+    return math.floor(fraction * steps + 0.5)
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no unknown names, finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Alignment(Settings):
+    """Layout alignment, Eq. 1 and 2.
+
+    Attributes:
+        step_size: λ, the gradient step on the latents (10 for SD1.5, 40 for SDXL).
+        concept_weight: α, the concept paths' share in the loss (1).
+        end: the last aligned step as a fraction of the run, inclusive (0.30: step 60 of 200).
+    """
+
+    step_size: Annotated[float, Field(ge=0)] | None = None
+    concept_weight: Annotated[float, Field(ge=0)] | None = None
+    end: Fraction | None = None
+
+    def covers(self, index: int, steps: int) -> bool:
+        """Whether step ``index`` of ``steps`` is aligned; all fields must be filled."""
+        assert self.end is not None
+        return index <= step_at(self.end, steps)
+
+
+class Injection(Settings):
+    """Concept injection by feature fusion, Eq. 4, in the decoder's attention layers.
+
+    Attributes:
+        self_attention: fuse the outputs of self-attention (structure).
+        cross_attention: fuse the outputs of cross-attention (appearance).
+    """
+
+    self_attention: bool = True
+    cross_attention: bool = True
+
+
+class Refinement(Settings):
+    """Mask refinement, Algorithm 1.
+
+    Attributes:
+        start: first refined step as a fraction of the run (0.25: step 50 of 200).
+        end: last refined step, inclusive (0.40: step 80 of 200).
+        every: distance of refinements, in steps of a 200-step run (5).
+        overlap_threshold: below this IoU a mask's bounding rectangle takes the cluster's place (0 for SD1.5).
+        restarts: K-Means runs per K, the best of which counts.
+        seed: K-Means draws from its own stream, seeded by this, the path, K and the step.
+    """
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+    every: Annotated[int, Field(ge=1, le=PAPER_STEPS)] | None = None
+    overlap_threshold: Fraction | None = None
+    restarts: Annotated[int, Field(ge=1, le=1000)] = 10
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _starts_before_it_ends(self) -> Refinement:
+        if self.start is not None and self.end is not None and self.start > self.end:
+            raise ValueError(f"refinement starts at {self.start} but ends at {self.end}; start must not exceed end")
+        return self
+
+    def refined_steps(self, steps: int) -> frozenset[int]:
+        """The steps of a run of ``steps`` steps after which masks are refined; all fields must be filled."""
+        assert self.start is not None and self.end is not None and self.every is not None
+        first, last = round(PAPER_STEPS * self.start), round(PAPER_STEPS * self.end)
+        return frozenset(step_at(k / PAPER_STEPS, steps) for k in range(first, last + 1, self.every))
+
+
+class Inversion(Settings):
+    """DDIM inversion of the layout reference.
+
+    Attributes:
+        steps: number of inversion steps; they must visit every timestep that sampling needs (999 always does).
+        cache: keep what it computes in the user's cache folder (True), in a folder, or not at all (False).
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 999
+    cache: bool | Path = True
+
+
+class SamplingSettings(Settings):
+    """All that steers one run; made by the pipeline, every field filled.
+
+    Attributes:
+        steps: T, the number of denoising steps.
+        guidance_scale: classifier-free guidance, 7.5 in the paper; 1 switches it off.
+        alignment, injection, refinement: the method's parts, None where switched off.
+        inversion: how the layout reference is inverted.
+        paths_per_forward: at most this many paths in one forward, None for all.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 200
+    guidance_scale: Annotated[float, Field(ge=1)] = 7.5
+    alignment: Alignment | None = Alignment()
+    injection: Injection | None = Injection()
+    refinement: Refinement | None = Refinement()
+    inversion: Inversion = Inversion()
+    paths_per_forward: Annotated[int, Field(ge=1)] | None = None

@@ -1,0 +1,98 @@
+"""The attention processor that picks a path's text, records what is asked for, and injects concepts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+from concept_conductor.unet.paths import Paths
+
+
+class LayoutReached(Exception):
+    """Ends a forward at the layout layer, carrying its keys ``(rows, tokens, channels)``.
+
+    Raised in one place (below) and caught in one (:meth:`Multipath.layout_keys`).
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        super().__init__()
+        self.keys = keys
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one attention layer does in the method.
+
+    Attributes:
+        text: index of its layer-wise text, for cross-attention.
+        decoder: position among the decoder's attention layers, where features are fused.
+        layout: its keys are the layout feature.
+        mask: its probabilities are clustered into masks.
+    """
+
+    text: int | None
+    decoder: int | None
+    layout: bool
+    mask: bool
+
+
+class MultipathProcessor:
+    """Wraps the processor that was there (so SDPA and its successors keep working)."""
+
+    def __init__(self, inner: Any, role: Role, paths: Paths) -> None:
+        self.inner = inner
+        self.role = role
+        self.paths = paths
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        role, forward = self.role, self.paths.forward
+        if role.text is not None:
+            encoder_hidden_states = forward.rows_of_text(role.text)
+        if role.layout and forward.stop_at_layout:
+            raise LayoutReached(attn.to_k(hidden_states))
+        if role.mask and forward.fusion is not None and forward.fusion.record:
+            conditional = forward.by_path(hidden_states)[:, 0]  # (paths, images, tokens, channels)
+            forward.fusion.attention.append(self_attention_probabilities(attn, hidden_states, conditional.shape[:2]))
+        output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        if role.decoder is None:
+            return output
+        return forward.fuse(role.decoder, output, cross_attention=role.text is not None)
+
+
+def self_attention_probabilities(attn: Attention, hidden_states: Tensor, conditional: torch.Size) -> Tensor:
+    """Self-attention probabilities of the conditional rows, mean over the layer's own heads.
+
+    Args:
+        attn: the layer.
+        hidden_states: ``(rows, tokens, channels)``, rows path-major with guidance halves.
+        conditional: ``(paths, images)``.
+
+    Returns:
+        ``(paths, images, tokens, tokens)`` in fp32; each row sums to 1.
+    """
+    paths, images = conditional
+    query, key = (
+        projection(hidden_states)
+        .unflatten(0, (paths, -1, images))[:, 0]
+        .flatten(0, 1)
+        .unflatten(-1, (attn.heads, -1))
+        .transpose(1, 2)
+        for projection in (attn.to_q, attn.to_k)
+    )  # each (paths * images, heads, tokens, head_dim)
+    probabilities = sum(
+        torch.softmax((query[:, head] @ key[:, head].transpose(1, 2)).float() * attn.scale, dim=-1)
+        for head in range(attn.heads)  # one head at a time: all at once would be the largest tensor of the run
+    )
+    assert isinstance(probabilities, Tensor)
+    return (probabilities / attn.heads).unflatten(0, (paths, images))

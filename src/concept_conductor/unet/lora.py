@@ -1,0 +1,141 @@
+"""Path-wise low-rank layers: one weight in memory, every row with its own path's update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from concept_conductor.concepts.concept import LowRank
+from concept_conductor.errors import ConceptFileError
+
+
+class PathRows(Protocol):
+    """Tells a layer which paths the rows of the present forward belong to, in equal shares."""
+
+    @property
+    def present(self) -> slice: ...
+
+
+class AllRows:
+    """Every row belongs to the one and only path."""
+
+    present = slice(0, 1)
+
+
+class PathwiseLinear(nn.Module):
+    """``base(x) + x @ down[path] @ up[path]`` for the rows of each path; the base path's update is zero.
+
+    Args:
+        base: the layer as it was; its weight is shared by all paths.
+        down: ``(paths, in, rank)``, ranks padded with zeros to the widest.
+        up: ``(paths, rank, out)``, scales and the concept's weight folded in.
+        adapted: for each path, whether it has an update here at all.
+        rows: tells which paths the rows belong to (path-major).
+    """
+
+    def __init__(self, base: nn.Linear, down: Tensor, up: Tensor, adapted: Sequence[bool], rows: PathRows) -> None:
+        super().__init__()
+        self.base = base
+        self.down = down
+        self.up = up
+        self.rows = rows
+        self.adapted = list(adapted)
+
+    def forward(self, x: Tensor) -> Tensor:
+        present = self.rows.present
+        y = self.base(x)
+        if not any(self.adapted[present]):
+            return y
+        down, up = self.down[present], self.up[present]
+        inner = torch.bmm(x.reshape(len(down), -1, down.shape[1]), down)  # (paths, rows * tokens, rank)
+        return torch.baddbmm(y.reshape(len(up), -1, up.shape[2]), inner, up).view_as(y)
+
+
+def find_layer(model: nn.Module, name: str) -> str:
+    """The name under which ``model`` has the layer ``name``.
+
+    transformers 5 dropped the inner ``text_model`` of CLIPTextModel but not of its sibling with a projection.
+
+    Raises:
+        ConceptFileError: there is no such linear layer.
+    """
+    modules = dict(model.named_modules())
+    for candidate in (name, f"text_model.{name}", name.removeprefix("text_model.")):
+        if isinstance(modules.get(candidate), nn.Linear):
+            return candidate
+    raise ConceptFileError(
+        f"low-rank weights for the layer '{name}' match no linear layer of this {type(model).__name__}; "
+        "is the concept made for another family of models?"
+    )
+
+
+def stack_updates(updates: Sequence[LowRank | None], base: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Stack the paths' updates of one layer, ``None`` meaning zero.
+
+    Returns:
+        ``down (paths, in, rank)`` and ``up (paths, rank, out)`` on the layer's device, in its dtype.
+    """
+    rank = max(update.rank for update in updates if update is not None)
+    down = base.weight.new_zeros(len(updates), base.in_features, rank)
+    up = base.weight.new_zeros(len(updates), rank, base.out_features)
+    for path, update in enumerate(updates):
+        if update is not None:
+            down[path, :, : update.rank] = update.down.T.to(down)
+            up[path, : update.rank] = update.up.T.to(up)
+    return down, up
+
+
+def scaled(updates: Mapping[str, LowRank], weight: float) -> dict[str, LowRank]:
+    """The same updates with ``weight`` folded into ``up``, computed in fp32."""
+    return {name: LowRank(update.down, update.up.float() * weight) for name, update in updates.items()}
+
+
+@contextmanager
+def pathwise(model: nn.Module, updates: Sequence[Mapping[str, LowRank]], rows: PathRows) -> Iterator[None]:
+    """Inside this context ``model``'s linear layers add each path's low-rank update to that path's rows.
+
+    Args:
+        model: a U-Net or text encoder.
+        updates: for every path, layer name -> update (empty for the base path).
+        rows: which paths the rows of a forward belong to.
+
+    Raises:
+        ConceptFileError: an update names a layer that the model lacks or has in another shape; the model
+            is left untouched.
+    """
+    by_layer: dict[str, list[LowRank | None]] = {}
+    for path, layers in enumerate(updates):
+        for name, update in layers.items():
+            by_layer.setdefault(find_layer(model, name), [None] * len(updates))[path] = update
+
+    adapted: list[tuple[nn.Module, str, PathwiseLinear]] = []
+    for name, stack in by_layer.items():
+        base = model.get_submodule(name)
+        assert isinstance(base, nn.Linear)
+        for update in filter(None, stack):
+            check_shape(name, update, base)
+        parent, _, child = name.rpartition(".")
+        layer = PathwiseLinear(base, *stack_updates(stack, base), [update is not None for update in stack], rows)
+        adapted.append((model.get_submodule(parent), child, layer))
+
+    try:
+        for owner, child, layer in adapted:
+            setattr(owner, child, layer)
+        yield
+    finally:
+        for owner, child, layer in adapted:
+            setattr(owner, child, layer.base)
+
+
+def check_shape(name: str, update: LowRank, base: nn.Linear) -> None:
+    """Refuse an update that does not fit its layer."""
+    came = (update.up.shape[0], update.down.shape[1])
+    if came != (base.out_features, base.in_features) or update.up.shape[1] != update.down.shape[0]:
+        raise ConceptFileError(
+            f"low-rank weights of '{name}' are made for a layer of shape {came[0]}x{came[1]} but the model's is "
+            f"{base.out_features}x{base.in_features}; use a concept trained on this family of models"
+        )

@@ -1,0 +1,153 @@
+"""Put the paths into a U-Net, and take everything out again, also on errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from concept_conductor.concepts.concept import LowRank
+from concept_conductor.errors import BusyError, ConductorError
+from concept_conductor.prompts import Conditioning
+from concept_conductor.unet.attention import LayoutReached, MultipathProcessor, Role
+from concept_conductor.unet.layers import (
+    attention_layers,
+    cross_attention_names,
+    decoder_attention_names,
+    self_attention,
+)
+from concept_conductor.unet.lora import pathwise
+from concept_conductor.unet.paths import Forward, Fusion, Paths
+
+if TYPE_CHECKING:
+    from concept_conductor.backbones import Backbone
+
+_busy: WeakSet[torch.nn.Module] = WeakSet()
+
+
+class Multipath:
+    """A U-Net with all paths inside; made by :func:`multipath`.
+
+    Attributes:
+        count: number of paths, the base path and one per concept.
+        paths_per_forward: at most this many paths share one forward.
+    """
+
+    def __init__(self, backbone: Backbone, paths: Paths, count: int, paths_per_forward: int | None) -> None:
+        self.backbone = backbone
+        self.count = count
+        self.paths_per_forward = paths_per_forward or count
+        self._paths = paths
+
+    def chunks(self) -> list[slice]:
+        """Runs of consecutive paths, one forward each: concept paths first, the base path in the last."""
+        starts = range(0, self.count, self.paths_per_forward)
+        return [slice(start, min(start + self.paths_per_forward, self.count)) for start in reversed(starts)]
+
+    def noise(self, latents: Tensor, t: Tensor, text: Conditioning, chunk: slice, fusion: Fusion | None) -> Tensor:
+        """What the paths of ``chunk`` predict from the same latents.
+
+        Args:
+            latents: ``(images, 4, h, w)``.
+            t: the timestep, a scalar.
+            text: conditioning of all paths.
+            chunk: which paths.
+            fusion: inject concepts (Eq. 4) or, with None, leave every path alone.
+
+        Returns:
+            ``(paths, guidance, images, 4, h, w)``.
+        """
+        forward = Forward(chunk, text.texts[chunk], len(latents), fusion=fusion)
+        return forward.by_path(self._run(self.backbone.unet, latents, t, text, forward))
+
+    def layout_keys(self, latents: Tensor, t: Tensor, text: Conditioning, chunk: slice) -> Tensor:
+        """Layout features of the conditional rows; nothing later in the U-Net is computed.
+
+        Args:
+            latents: ``(images, 4, h, w)``; gradients reach them.
+            t: a timestep, or one for each image ``(images,)``.
+
+        Returns:
+            ``(paths, images, tokens, channels)``.
+        """
+        text = text.conditional()
+        forward = Forward(chunk, text.texts[chunk], len(latents), stop_at_layout=True)
+        try:
+            # a compiled U-Net could not be left half way, so its original is used
+            self._run(plain(self.backbone.unet), latents, t, text, forward)
+        except LayoutReached as reached:
+            return forward.by_path(reached.keys)[:, 0]
+        raise RuntimeError("the forward ended without passing the layout layer")
+
+    def _run(self, unet: torch.nn.Module, latents: Tensor, t: Tensor, text: Conditioning, forward: Forward) -> Tensor:
+        paths, guidance = forward.texts.shape[:2]
+        rows = latents.repeat(paths * guidance, 1, 1, 1)
+        timestep = t.repeat(paths * guidance) if t.ndim else t
+        added = self.backbone.added_conditioning(text, forward.present, forward.images, rows.shape[-2:])
+        with self._paths.running(forward):
+            output: Tensor = unet(
+                rows, timestep, encoder_hidden_states=forward.rows_of_text(0), return_dict=False, **added
+            )[0]
+        return output
+
+
+def plain(unet: torch.nn.Module) -> torch.nn.Module:
+    """The U-Net itself where ``torch.compile`` has wrapped it."""
+    original = getattr(unet, "_orig_mod", unet)
+    assert isinstance(original, torch.nn.Module)
+    return original
+
+
+@contextmanager
+def multipath(
+    backbone: Backbone, updates: Sequence[Mapping[str, LowRank]], paths_per_forward: int | None = None
+) -> Iterator[Multipath]:
+    """Inside this context the U-Net runs all paths; afterwards it is what it was.
+
+    Args:
+        backbone: the model; its layout and mask layers are used.
+        updates: each path's low-rank weights, the base path's (none) first.
+        paths_per_forward: None for all at once, k for at most k paths in one forward.
+
+    Raises:
+        BusyError: another sampler is in this U-Net already.
+        ConductorError: the U-Net's attention processors or layers do not fit.
+    """
+    unet = plain(backbone.unet)
+    assert isinstance(unet, UNet2DConditionModel)
+    if unet in _busy:
+        raise BusyError("this U-Net is already sampling; finish or close that run first, or load a second pipeline")
+    before = dict(unet.attn_processors)
+    paths = Paths()
+    processors = wrap(unet, backbone.layout_layer, backbone.mask_layer, paths)
+    _busy.add(unet)
+    try:
+        with pathwise(unet, updates, paths):
+            unet.set_attn_processor(dict(processors))  # a copy: set_attn_processor empties what it is given
+            yield Multipath(backbone, paths, len(updates), paths_per_forward)
+    finally:
+        unet.set_attn_processor(before)
+        _busy.discard(unet)
+
+
+def wrap(unet: UNet2DConditionModel, layout_layer: str, mask_layer: str, paths: Paths) -> dict[str, MultipathProcessor]:
+    """A processor for every attention layer, wrapping the one that is there."""
+    self_attention(unet, layout_layer, "layout layer")
+    self_attention(unet, mask_layer, "mask layer")
+    texts = {name: index for index, name in enumerate(cross_attention_names(unet))}
+    decoder = {name: index for index, name in enumerate(decoder_attention_names(unet))}
+    wrapped = {}
+    for name, layer in attention_layers(unet).items():
+        inner = layer.processor
+        if "IPAdapter" in type(inner).__name__:
+            raise ConductorError(
+                "the U-Net has IP-Adapter attention, which the method cannot run; call unload_ip_adapter() first"
+            )
+        role = Role(texts.get(name), decoder.get(name), name == layout_layer, name == mask_layer)
+        wrapped[f"{name}.processor"] = MultipathProcessor(inner, role, paths)
+    return wrapped

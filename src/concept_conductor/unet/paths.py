@@ -1,0 +1,119 @@
+"""Which rows of a forward belong to which path, and what this forward is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from concept_conductor.masks import Masks
+    from concept_conductor.settings import Injection
+
+
+@dataclass
+class Fusion:
+    """Feature fusion of one denoising step, Eq. 4: what the concept paths computed enters the base path.
+
+    Attributes:
+        masks: where each concept is injected.
+        layers: which attention layers are fused.
+        record: also record the mask layer's self-attention probabilities.
+        kept: concept features of chunks already run, by decoder attention layer, in path order.
+        attention: recorded probabilities ``(paths, images, tokens, tokens)``, the last chunk's last.
+    """
+
+    masks: Masks
+    layers: Injection
+    record: bool
+    kept: dict[int, Tensor] = field(default_factory=dict)
+    attention: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Forward:
+    """One forward pass of the U-Net over a run of consecutive paths.
+
+    Rows are path-major: ``(paths, guidance, images)``, guidance being conditional then unconditional.
+
+    Attributes:
+        present: the paths in this forward.
+        texts: ``(paths, guidance, layers, tokens, dim)`` of those paths.
+        images: rows per path and guidance half.
+        stop_at_layout: end the forward at the layout layer's keys.
+        fusion: inject and record, or leave the attention alone.
+    """
+
+    present: slice
+    texts: Tensor
+    images: int
+    stop_at_layout: bool = False
+    fusion: Fusion | None = None
+
+    def rows_of_text(self, layer: int) -> Tensor:
+        """The texts of cross-attention layer ``layer`` for every row, ``(rows, tokens, dim)``."""
+        text = self.texts[:, :, layer, None]  # (paths, guidance, 1, tokens, dim)
+        paths, guidance, _, tokens, dim = text.shape
+        return text.expand(-1, -1, self.images, -1, -1).reshape(paths * guidance * self.images, tokens, dim)
+
+    def by_path(self, rows: Tensor) -> Tensor:
+        """View ``(rows, ...)`` as ``(paths, guidance, images, ...)``."""
+        return rows.unflatten(0, (*self.texts.shape[:2], self.images))
+
+    def fuse(self, layer: int, output: Tensor, *, cross_attention: bool) -> Tensor:
+        """Eq. 4 at one decoder attention layer: ``f_0 <- f_0 (1 - M_i) + f_i M_i`` for every concept in order.
+
+        Where masks overlap the later concept wins. Concept paths keep their own features. If the base path
+        comes in a later forward, the concepts' features are kept for it.
+
+        Args:
+            layer: position among the decoder's attention layers.
+            output: ``(rows, tokens, channels)`` after the output projection, before the residual.
+            cross_attention: what kind of layer it is.
+        """
+        fusion = self.fusion
+        if fusion is None or not (fusion.layers.cross_attention if cross_attention else fusion.layers.self_attention):
+            return output
+        features = self.by_path(output)  # (paths, guidance, images, tokens, channels)
+        if self.present.start > 0:
+            later = fusion.kept.get(layer)
+            fusion.kept[layer] = features if later is None else torch.cat([features, later])
+            return output
+        concepts = [*features[1:], *fusion.kept.pop(layer, ())]
+        if not concepts:
+            return output
+        masks = fusion.masks.tokens(output.shape[1])  # (images, concepts, tokens)
+        fused = features[0]
+        for feature, mask in zip(concepts, masks.unbind(1), strict=True):
+            fused = torch.where(mask[..., None], feature, fused)
+        return torch.cat([fused[None], features[1:]]).flatten(0, 2)
+
+
+class Paths:
+    """The state all layers share; ``forward`` is set only while a forward runs."""
+
+    def __init__(self) -> None:
+        self._forward: Forward | None = None
+
+    @property
+    def forward(self) -> Forward:
+        if self._forward is None:
+            raise RuntimeError("the U-Net was called outside of a multipath forward")
+        return self._forward
+
+    @property
+    def present(self) -> slice:
+        return self.forward.present
+
+    @contextmanager
+    def running(self, forward: Forward) -> Iterator[Forward]:
+        """Let the layers see ``forward`` while the U-Net runs."""
+        self._forward = forward
+        try:
+            yield forward
+        finally:
+            self._forward = None

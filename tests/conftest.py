@@ -1,0 +1,52 @@
+"""Shared fixtures: the tiny random model of the parity cases, its concepts and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout
+
+TINY = Path(__file__).parent / "parity" / "sd15"
+VARIANTS = {
+    "chow_dog": "A <chow_dog_1> <chow_dog_2> and a <chow_dog_1> <chow_dog_2> on the beach.",
+    "siberian_cat": "A <siberian_cat_1> <siberian_cat_2> and a <siberian_cat_1> <siberian_cat_2> on the beach.",
+    "red_robot": "A <red_robot_1> <red_robot_2> and a <red_robot_1> <red_robot_2> on the beach.",
+}
+
+torch.set_num_threads(1)  # the models are tiny: threads only get into each other's way
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe() -> ConceptConductorPipeline:
+    """A random SD1.5 of the published layout, 128 px."""
+    pipe = ConceptConductorPipeline.from_pretrained(TINY, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def tiny_concepts() -> dict[str, ConceptPrompt]:
+    """The three concepts, each with its variant of the base prompt."""
+    return {name: ConceptPrompt(Concept.load(TINY / f"{name}.pth"), text) for name, text in VARIANTS.items()}
+
+
+def picture(name: str) -> Image.Image:
+    """One of the parity cases' pictures."""
+    return Image.open(TINY / f"{name}.png")
+
+
+@pytest.fixture(scope="session")
+def tiny_call(tiny_concepts: dict[str, ConceptPrompt], tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Arguments of a short two-concept run whose inversion is cached after the first."""
+    return {
+        "prompt": "A dog and a cat on the beach.",
+        "concepts": [tiny_concepts["chow_dog"], tiny_concepts["siberian_cat"]],
+        "layout": Layout(picture("ref"), "A dog and a cat in the street.", [picture("mask1"), picture("mask2")]),
+        "num_inference_steps": 10,
+        "inversion": Inversion(steps=50, cache=tmp_path_factory.mktemp("inversions")),
+        "output_type": "latent",
+    }

@@ -1,0 +1,76 @@
+"""The published implementation's latents, reproduced to rounding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from concept_conductor import (
+    Alignment,
+    Concept,
+    ConceptConductorPipeline,
+    ConceptPrompt,
+    Inversion,
+    Layout,
+    Placement,
+)
+from tests.conftest import TINY, picture
+
+PARITY = Path(__file__).parent / "parity"
+TOLERANCE = 5e-5
+
+
+@pytest.fixture(scope="module")
+def inversions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache folder for all cases: the 999-step inversion runs once for each reference."""
+    return tmp_path_factory.mktemp("inversions")
+
+
+@pytest.mark.parametrize("paths_per_forward", [None, 1, 2])
+@pytest.mark.parametrize("name", ["sd15_two_concepts", "sd15_placement"])
+def test_latents_equal_the_published_ones(
+    tiny_pipe: ConceptConductorPipeline, name: str, paths_per_forward: int | None, inversions: Path
+) -> None:
+    case = json.loads((PARITY / f"public_{name}.json").read_text())
+    expected = load_file(PARITY / f"pub_{name}.safetensors")
+    latents: dict[int, torch.Tensor] = {}
+
+    out = tiny_pipe(
+        prompt=case["prompt"],
+        concepts=[
+            ConceptPrompt(Concept.load(TINY / f"{concept}.pth"), prompt, weight=case["lora_alpha"])
+            for concept, prompt in zip(case["concepts"], case["custom_prompts"], strict=True)
+        ],
+        layout=Layout(picture("ref"), case["layout_prompt"], masks=[picture("mask1"), picture("mask2")]),
+        negative_prompt=case["negative_prompt"],
+        height=case["height"],
+        width=case["width"],
+        num_inference_steps=case["steps"],
+        guidance_scale=case["guidance_scale"],
+        latents=expected["init_latents"],
+        alignment=Alignment(
+            step_size=case["align_step_size"],
+            concept_weight=case["align_weight"],
+            end=case["align_last_step"] / case["steps"],
+        ),
+        refinement=None,
+        inversion=Inversion(cache=inversions),
+        placement=Placement(picture("init"), picture("init_mask"), background="noise")
+        if case.get("placement")
+        else None,
+        paths_per_forward=paths_per_forward,
+        output_type="np",
+        callback_on_step_end=lambda _pipe, step, _t, tensors: latents.update({step: tensors["latents"]}),
+    )
+
+    compared = [key for key in expected if key.startswith("latents_after_step_")]
+    assert len(compared) == 5
+    for key in compared:
+        difference = latents[int(key.rpartition("_")[2])] - expected[key]
+        assert difference.norm() / expected[key].norm() <= TOLERANCE, key
+    if not case.get("placement"):  # the published picture is not composited
+        assert torch.allclose(torch.from_numpy(out.images), expected["image"], atol=1e-4)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from concept_conductor import Alignment, Inversion, Refinement
+from concept_conductor.settings import step_at
+
+
+def test_the_papers_windows() -> None:
+    alignment = Alignment(end=0.30)
+    assert [i for i in range(200) if alignment.covers(i, 200)] == list(range(61))
+    refinement = Refinement(start=0.25, end=0.40, every=5)
+    assert sorted(refinement.refined_steps(200)) == [50, 55, 60, 65, 70, 75, 80]
+    assert sorted(refinement.refined_steps(50)) == [13, 14, 15, 16, 18, 19, 20]  # 12.5 -> 13, 13.75 -> 14, ...
+
+
+@given(steps=st.integers(1, 400), fraction=st.floats(0, 1))
+def test_windows_scale_with_the_run(steps: int, fraction: float) -> None:
+    assert 0 <= step_at(fraction, steps) <= steps
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Alignment(end=1.5),
+        lambda: Alignment(step_size=-1),
+        lambda: Alignment(step_size=float("nan")),
+        lambda: Alignment(strength=3),  # type: ignore[call-arg]
+        lambda: Refinement(start=0.5, end=0.4),
+        lambda: Refinement(every=0),
+        lambda: Inversion(steps=0),
+    ],
+)
+def test_nonsense_is_refused(build: object) -> None:
+    with pytest.raises(ValidationError):
+        build()  # type: ignore[operator]
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Alignment(end=0.3).end = 0.5  # type: ignore[misc]
