@@ -48,9 +48,7 @@ def test_the_global_random_stream_is_untouched() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    count=st.integers(1, 30), copies=st.integers(1, 30), k=st.integers(1, 9), seed=st.integers(0, 2**30)
-)
+@given(count=st.integers(1, 30), copies=st.integers(1, 30), k=st.integers(1, 9), seed=st.integers(0, 2**30))
 def test_labels_are_in_range_and_clusters_full_where_points_differ(count: int, copies: int, k: int, seed: int) -> None:
     """Also with many equal points, where clusters run empty."""
     distinct = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed))

@@ -137,7 +137,7 @@ def test_without_injection_the_concepts_cannot_matter(
 def test_alignment_lowers_the_layout_loss(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
     from concept_conductor.alignment import align
     from concept_conductor.inversion import invert
-    from concept_conductor.pipeline import filled, inversion_source
+    from concept_conductor.scene import filled, inversion_source
     from concept_conductor.unet.multipath import multipath
 
     backbone = tiny_pipe.backbone
@@ -175,7 +175,7 @@ def test_output_types(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, 
     assert [image.size for image in results["pil"]] == [(128, 128)] * 2
     assert results["np"].shape == (2, 128, 128, 3) and results["pt"].shape == (2, 3, 128, 128)
     assert results["latent"].shape == (2, 4, 16, 16)
-    assert 0 <= results["np"].min() and results["np"].max() <= 1
+    assert results["np"].min() >= 0 and results["np"].max() <= 1
     assert np.allclose(results["np"].transpose(0, 3, 1, 2), results["pt"].numpy())
     assert np.abs(np.stack([np.asarray(i) for i in results["pil"]]) / 255 - results["np"]).max() <= 0.5 / 255 + 1e-6
     images, masks = tiny_pipe(**call, return_dict=False)

@@ -31,7 +31,7 @@ def kmeans(points: Tensor, ks: Sequence[int], *, seeds: Tensor, restarts: int = 
     Raises:
         ValueError: a K out of range.
     """
-    sets, count, _ = points.shape
+    count = points.shape[1]
     if not ks or min(ks) < 1 or max(ks) > count:
         raise ValueError(f"K must lie between 1 and the number of points {count}, but got {list(ks)}")
     centred = points.float() - points.float().mean(1, keepdim=True)  # keeps the distances, spares the digits
@@ -40,7 +40,7 @@ def kmeans(points: Tensor, ks: Sequence[int], *, seeds: Tensor, restarts: int = 
     used = used.repeat_interleave(restarts, 0)  # (runs, clusters); runs = len(ks) * restarts
     draws = uniform_draws(seeds, ks, restarts, max(ks)).to(points.device)
 
-    labels = assign(gram, plus_plus(gram, used, draws), used)[0]
+    labels, inertia = assign(gram, plus_plus(gram, used, draws), used)
     for _ in range(MAX_ITERATIONS):
         moved, inertia = assign(gram, memberships(gram, labels, used), used)
         if torch.equal(moved, labels):
@@ -65,7 +65,7 @@ def plus_plus(gram: Tensor, used: Tensor, draws: Tensor) -> Tensor:
     """k-means++: each further start is drawn with probability proportional to its squared distance.
 
     Returns:
-        Memberships of the starts, ``(sets, runs, points, clusters)``: one point each.
+        Memberships of the starts, ``(sets, runs, clusters, points)``: one point each.
     """
     sets, count, _ = gram.shape
     runs, clusters = used.shape
@@ -80,37 +80,42 @@ def plus_plus(gram: Tensor, used: Tensor, draws: Tensor) -> Tensor:
         rows = gram.take_along_dim(chosen.reshape(sets, runs, 1), 1)  # (sets, runs, points)
         distance = (square[:, None] + square.gather(1, chosen)[..., None] - 2 * rows).clamp(min=0)
         nearest = distance if cluster == 0 else torch.minimum(nearest, distance)
-    chosen = torch.stack(starts, -1)[:, :, None]  # (sets, runs, 1, clusters)
-    return (torch.arange(count, device=gram.device)[:, None] == chosen).float() * used[None, :, None].float()
+    chosen = torch.stack(starts, -1)[..., None]  # (sets, runs, clusters, 1)
+    return (chosen == torch.arange(count, device=gram.device)).float() * used[:, :, None]
 
 
 def memberships(gram: Tensor, labels: Tensor, used: Tensor) -> Tensor:
-    """Labels as columns that average a cluster's members; an empty cluster takes the worst served point."""
-    clusters = used.shape[1]
-    member = torch.nn.functional.one_hot(labels, clusters).float()  # (sets, runs, points, clusters)
-    empty = (member.sum(2) == 0) & used  # (sets, runs, clusters)
+    """Which points a cluster has, ``(sets, runs, clusters, points)``; an empty one takes a worst served point."""
+    clusters = torch.arange(used.shape[1], device=labels.device)
+    member = (labels[:, :, None] == clusters[:, None]).float()
+    empty = ~member.any(3) & used  # (sets, runs, clusters)
     if empty.any():
-        distance = squared_distances(gram, member).take_along_dim(labels[..., None], 3)[..., 0]
-        farthest = distance.argsort(-1, descending=True)[..., :clusters]  # a different point for each cluster
-        reseeded = torch.nn.functional.one_hot(farthest, labels.shape[-1]).transpose(2, 3).float()
-        rank = (empty.cumsum(-1) - 1).clamp(min=0)[:, :, None].expand_as(member)
-        member = torch.where(empty[:, :, None], reseeded.take_along_dim(rank, 3), member)
+        distance = squared_distances(gram, member).take_along_dim(labels[:, :, None], 2)[:, :, 0]
+        farthest = distance.argsort(-1, descending=True)  # a different point for each empty cluster
+        rank = (empty.cumsum(-1) - 1).clamp(min=0)
+        taken = farthest.take_along_dim(rank, 2)[..., None]  # (sets, runs, clusters, 1)
+        points = torch.arange(labels.shape[-1], device=labels.device)
+        member = torch.where(empty[..., None], (taken == points).float(), member)
     return member
 
 
+def centroid_terms(gram: Tensor, member: Tensor) -> Tensor:
+    """``|centroid|^2 - 2 point . centroid``, ``(sets, runs, clusters, points)``."""
+    weight = member / member.sum(3, keepdim=True).clamp(min=1)
+    inner = torch.bmm(weight.flatten(1, 2), gram).view_as(weight)  # point . centroid
+    centroid = torch.linalg.vecdot(weight, inner)[..., None]
+    return torch.add(centroid, inner, alpha=-2)
+
+
 def squared_distances(gram: Tensor, member: Tensor) -> Tensor:
-    """Squared distance of every point to every centroid, ``(sets, runs, points, clusters)``."""
-    weight = member / member.sum(2, keepdim=True).clamp(min=1)
-    sets, runs, count, clusters = member.shape
-    columns = weight.permute(0, 2, 1, 3).reshape(sets, count, runs * clusters)
-    inner = (gram @ columns).unflatten(2, (runs, clusters)).permute(0, 2, 1, 3)  # point . centroid
-    centroid = (weight * inner).sum(2, keepdim=True)  # |centroid|^2
-    square = gram.diagonal(dim1=1, dim2=2)[:, None, :, None]
-    return (square - 2 * inner + centroid).clamp(min=0)
+    """Squared distance of every point to every centroid, ``(sets, runs, clusters, points)``."""
+    square = gram.diagonal(dim1=1, dim2=2)[:, None, None]
+    return (square + centroid_terms(gram, member)).clamp(min=0)
 
 
 def assign(gram: Tensor, member: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest centroid of every point ``(sets, runs, points)``, and the inertia ``(sets, runs)``."""
-    distance = squared_distances(gram, member).masked_fill(~used[None, :, None], float("inf"))
-    nearest = distance.min(-1)
-    return nearest.indices, nearest.values.sum(-1)
+    never = torch.zeros_like(used, dtype=gram.dtype).masked_fill(~used, float("inf"))
+    # a point's own square is the same for all centroids: it is left out of the search and added to the sum
+    nearest = (centroid_terms(gram, member) + never[..., None]).min(2)
+    return nearest.indices, nearest.values.sum(-1) + gram.diagonal(dim1=1, dim2=2).sum(-1, keepdim=True)

@@ -15,7 +15,6 @@ from concept_conductor.clustering import kmeans
 from concept_conductor.errors import ConductorError
 from concept_conductor.inversion import BASE_PATH, Inverted
 from concept_conductor.masks import Masks, to_latent_grid, token_grid
-from concept_conductor.prompts import Conditioning
 from concept_conductor.settings import Injection, Refinement
 from concept_conductor.unet.multipath import Multipath
 from concept_conductor.unet.paths import Fusion
@@ -48,7 +47,7 @@ class Layout:
         if not isinstance(self.image, Image.Image):
             raise ConductorError(f"the layout's image must be a PIL image, but it is a {type(self.image).__name__}")
         if (self.masks is None) == (self.points is None):
-            raise ConductorError("a layout needs either masks= or points=, one for each concept, exactly one of the two")
+            raise ConductorError("a layout needs either masks= or points= (one for each concept), and not both")
 
     def mask_source(
         self, concepts: int, size: tuple[int, int], latent_size: tuple[int, int], refinement: Refinement

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -21,20 +20,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from concept_conductor.backbones import Backbone, Defaults, SD15Backbone, read_model_settings
 from concept_conductor.backbones.sd15 import SD15_DEFAULTS
 from concept_conductor.errors import ConductorError, FamilyError
-from concept_conductor.inversion import InversionSource
-from concept_conductor.layout import GivenMasks, Layout, MaskSource, image_pixels, mask_pixels
-from concept_conductor.masks import to_latent_grid
-from concept_conductor.placement import (
-    Background,
-    InvertedBackground,
-    NoisedBackground,
-    Placement,
-    composite,
-)
-from concept_conductor.prompts import ConceptPrompt, Conditioning
-from concept_conductor.sampling import Scene, Step, sample
-from concept_conductor.settings import Alignment, Injection, Inversion, Refinement, SamplingSettings
-from concept_conductor.unet.lora import scaled
+from concept_conductor.layout import Layout, mask_pixels
+from concept_conductor.placement import Placement, composite
+from concept_conductor.prompts import ConceptPrompt
+from concept_conductor.sampling import Step, sample
+from concept_conductor.scene import filled, image_size, initial_latents, make_scene
+from concept_conductor.settings import Alignment, Injection, Inversion, Refinement
 
 #: The name of the model that comes with the package.
 EMBEDDED = "mini"
@@ -65,9 +56,9 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ["safety_checker", "feature_extractor", "image_encoder"]
-    _exclude_from_cpu_offload = ["safety_checker"]
-    _callback_tensor_inputs = ["latents"]
+    _optional_components: ClassVar = ["safety_checker", "feature_extractor", "image_encoder"]
+    _exclude_from_cpu_offload: ClassVar = ["safety_checker"]
+    _callback_tensor_inputs: ClassVar = ["latents"]
 
     def __init__(
         self,
@@ -134,7 +125,9 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         """
         if not str(file).startswith(("http://", "https://")) and not Path(file).is_file():
             raise ConductorError(f"there is no checkpoint file '{file}'")
-        return cls.from_components(StableDiffusionPipeline.from_single_file(str(file), **with_dtype(kwargs)), SD15_DEFAULTS)
+        return cls.from_components(
+            StableDiffusionPipeline.from_single_file(str(file), **with_dtype(kwargs)), SD15_DEFAULTS
+        )
 
     @classmethod
     def from_components(cls, pipe: DiffusionPipeline, defaults: Defaults = SD15_DEFAULTS) -> ConceptConductorPipeline:
@@ -232,7 +225,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         )
         size = image_size(backbone, width, height)
         noise = initial_latents(backbone, size, num_images_per_prompt, generator, latents)
-        scene = self._scene(backbone, prompt, negative_prompt, concepts, layout, placement, size, noise, settings)
+        scene = make_scene(backbone, settings, size, noise, prompt, negative_prompt, concepts, layout, placement)
 
         step: Step | None = None
         with (
@@ -255,48 +248,6 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         if not return_dict:
             return images, masks
         return ConductorOutput(images, masks, flagged)
-
-    def _scene(
-        self,
-        backbone: Backbone,
-        prompt: str,
-        negative_prompt: str,
-        concepts: Sequence[ConceptPrompt],
-        layout: Layout | None,
-        placement: Placement | None,
-        size: tuple[int, int],
-        latents: Tensor,
-        settings: SamplingSettings,
-    ) -> Scene:
-        """Check everything the user gave, and encode it."""
-        if concepts and layout is None:
-            raise ConductorError("concepts need a layout: give layout=Layout(image, prompt=..., masks=[...])")
-        guided = settings.guidance_scale > 1
-        for entry in concepts:
-            backbone.check(entry.concept)
-        halves = [prompt, negative_prompt][: 2 if guided else 1]
-        texts = [[backbone.encode_prompt(text) for text in halves]]
-        for entry in concepts:
-            halves[0] = entry.variant(prompt)
-            texts.append(backbone.encode_concept_prompts(entry.concept, entry.weight, halves))
-
-        latent_size = (int(latents.shape[2]), int(latents.shape[3]))
-        masks: MaskSource = GivenMasks(torch.zeros(0, *latent_size, dtype=torch.bool))
-        reference = None
-        if layout is not None:
-            refinement = settings.refinement or backbone.defaults.refinement
-            if concepts:
-                masks = layout.mask_source(len(concepts), size, latent_size, refinement)
-            if settings.alignment is not None or layout.points is not None:
-                reference = inversion_source(backbone, layout.image, layout.prompt, size)
-        return Scene(
-            text=Conditioning.stack(texts),
-            updates=[{}, *(scaled(entry.concept.unet, entry.weight) for entry in concepts)],
-            latents=latents,
-            masks=masks,
-            reference=reference,
-            background=None if placement is None else background(backbone, placement, layout, size, latents),
-        )
 
     def _finish(
         self, backbone: Backbone, latents: Tensor, output_type: str, placement: Placement | None, size: tuple[int, int]
@@ -335,86 +286,6 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
 def with_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of a loader; diffusers renamed ``torch_dtype`` to ``dtype``, users know both."""
     return {"dtype" if name == "torch_dtype" else name: value for name, value in kwargs.items()}
-
-
-def filled(
-    defaults: Defaults, *, alignment: Alignment | None, refinement: Refinement | None, **others: Any
-) -> SamplingSettings:
-    """Settings with the model's values where a field is None.
-
-    Raises:
-        ConductorError: a value out of range.
-    """
-    if others["steps"] < 1:
-        raise ConductorError(f"num_inference_steps must be at least 1, but it is {others['steps']}")
-    if others["guidance_scale"] < 1:
-        raise ConductorError(f"guidance_scale must be at least 1 (1 is no guidance), but it is {others['guidance_scale']}")
-    if others["paths_per_forward"] is not None and others["paths_per_forward"] < 1:
-        raise ConductorError(
-            f"paths_per_forward must be at least 1, or None for all at once, but it is {others['paths_per_forward']}"
-        )
-    if alignment is not None:
-        alignment = Alignment(**{**defaults.alignment.model_dump(), **alignment.model_dump(exclude_none=True)})
-    if refinement is not None:
-        refinement = Refinement(**{**defaults.refinement.model_dump(), **refinement.model_dump(exclude_unset=True, exclude_none=True)})
-    return SamplingSettings(alignment=alignment, refinement=refinement, **others)
-
-
-def image_size(backbone: Backbone, width: int | None, height: int | None) -> tuple[int, int]:
-    """Width and height of the run in pixels, checked."""
-    own = backbone.unet.config.sample_size * backbone.vae_factor
-    size = (own if width is None else width, own if height is None else height)
-    multiple = backbone.size_multiple
-    if any(side < multiple or side % multiple for side in size):
-        nearest = [max(multiple, round(side / multiple) * multiple) for side in size]
-        raise ConductorError(
-            f"width and height must be multiples of {multiple} for this model, but {size[0]}x{size[1]} was asked for; "
-            f"the nearest is {nearest[0]}x{nearest[1]}"
-        )
-    return size
-
-
-def initial_latents(
-    backbone: Backbone,
-    size: tuple[int, int],
-    images: int,
-    generator: torch.Generator | list[torch.Generator] | None,
-    latents: Tensor | None,
-) -> Tensor:
-    """The noise a run starts from, ``(images, 4, h, w)``."""
-    factor = backbone.vae_factor
-    shape = (images, backbone.unet.config.in_channels, size[1] // factor, size[0] // factor)
-    if images < 1:
-        raise ConductorError(f"num_images_per_prompt must be at least 1, but it is {images}")
-    if latents is not None:
-        if tuple(latents.shape) != shape:
-            raise ConductorError(f"latents must have the shape {shape}, but theirs is {tuple(latents.shape)}")
-        return latents.to(backbone.device, backbone.dtype) * backbone.scheduler.init_noise_sigma
-    if isinstance(generator, list) and len(generator) != images:
-        raise ConductorError(f"give one generator, or one for each of {images} images, not {len(generator)}")
-    noise: Tensor = randn_tensor(shape, generator=generator, device=backbone.device, dtype=backbone.dtype)
-    return noise * backbone.scheduler.init_noise_sigma
-
-
-def inversion_source(backbone: Backbone, image: Image.Image, prompt: str, size: tuple[int, int]) -> InversionSource:
-    """An image made ready for inversion at the size of the run."""
-    return InversionSource(image_pixels(image, size).to(backbone.device), prompt, backbone.encode_prompt(prompt))
-
-
-def background(
-    backbone: Backbone, placement: Placement, layout: Layout | None, size: tuple[int, int], latents: Tensor
-) -> Background:
-    """What stays of the image that objects are placed in."""
-    pixels = mask_pixels(placement.mask, size)
-    mask = to_latent_grid(pixels[None], (latents.shape[2], latents.shape[3]))[None].float().to(backbone.device)
-    if not mask.any():
-        raise ConductorError("the placement's mask is empty; draw the area that may change in white on black")
-    if placement.background == "noise":
-        return NoisedBackground(image_pixels(placement.image, size).to(backbone.device), mask, latents)
-    prompt = placement.prompt if placement.prompt is not None else (layout.prompt if layout is not None else None)
-    if prompt is None:
-        raise ConductorError("placement with background='inversion' needs prompt= (what the image shows) or a layout")
-    return InvertedBackground(inversion_source(backbone, placement.image, prompt, size), mask)
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:

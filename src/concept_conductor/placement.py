@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.inversion import Inverted, InversionSource, Progress, invert
+from concept_conductor.inversion import InversionSource, Inverted, Progress, invert
 from concept_conductor.layout import MaskLike
 from concept_conductor.settings import Inversion
 from concept_conductor.unet.multipath import Multipath

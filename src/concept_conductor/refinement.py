@@ -44,9 +44,7 @@ class RefinedMasks:
         grid = token_grid(attention.shape[-1], self.fused.grid.shape[-2:])
         assert settings.overlap_threshold is not None
         threshold = settings.overlap_threshold
-        own = torch.stack(
-            [best_match(candidates[i + 1], own[:, i], grid, threshold) for i in range(concepts)], dim=1
-        )
+        own = torch.stack([best_match(candidates[i + 1], own[:, i], grid, threshold) for i in range(concepts)], dim=1)
         base = torch.stack([best_match(candidates[0], base[:, i], grid, threshold) for i in range(concepts)], dim=1)
         fused = resolve_overlaps(own | base, before)
         return replace(self, fused=self.fused.with_tokens(fused), own=own, base=base)

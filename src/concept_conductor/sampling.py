@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -10,36 +10,12 @@ from torch import Tensor
 
 from concept_conductor.alignment import align
 from concept_conductor.backbones import Backbone
-from concept_conductor.concepts.concept import LowRank
 from concept_conductor.injection import inject
-from concept_conductor.inversion import InversionSource, Progress, invert
-from concept_conductor.layout import MaskSource
-from concept_conductor.placement import Background
-from concept_conductor.prompts import Conditioning
+from concept_conductor.inversion import Progress, invert
 from concept_conductor.refinement import RefinedMasks
+from concept_conductor.scene import Scene
 from concept_conductor.settings import SamplingSettings
 from concept_conductor.unet.multipath import multipath
-
-
-@dataclass(frozen=True)
-class Scene:
-    """All that a run starts from, checked once and then trusted.
-
-    Attributes:
-        text: conditioning of all paths.
-        updates: each path's U-Net low-rank weights, none for the base path.
-        latents: the initial noise, ``(images, 4, h, w)``.
-        masks: where the concepts' masks come from.
-        reference: the layout reference; None where nothing needs it.
-        background: what stays of an image that objects are placed in; None without placement.
-    """
-
-    text: Conditioning
-    updates: Sequence[Mapping[str, LowRank]]
-    latents: Tensor
-    masks: MaskSource
-    reference: InversionSource | None = None
-    background: Background | None = None
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,9 @@ def test_overlaps_go_to_the_later_concept_and_outside_stays_the_base(
         original: Callable[..., Tensor] = Forward.fuse
 
         def spy(self: Forward, layer: int, output: Tensor, *, cross_attention: bool) -> Tensor:
+            before = output.clone()
             fused = original(self, layer, output, cross_attention=cross_attention)
-            recorded.append((self.by_path(output), self.by_path(fused)))
+            recorded.append((self.by_path(before), self.by_path(fused)))
             return fused
 
         with pytest.MonkeyPatch.context() as patch:
@@ -166,9 +167,7 @@ def snapshot_text(pipe: ConceptConductorPipeline) -> dict[str, type]:
     return {name: type(module) for name, module in pipe.text_encoder.named_modules()}
 
 
-def test_an_exception_inside_the_unet_leaves_it_identical(
-    tiny_pipe: ConceptConductorPipeline, tiny_call: dict
-) -> None:
+def test_an_exception_inside_the_unet_leaves_it_identical(tiny_pipe: ConceptConductorPipeline, tiny_call: dict) -> None:
     before = snapshot(tiny_pipe.unet)
 
     def explode(*_: object) -> None:

@@ -143,9 +143,7 @@ class Backbone(ABC):
     @cached_property
     def inverse_scheduler(self) -> DDIMInverseScheduler:
         """DDIM run backwards; it must not clip either, though its own default does."""
-        return DDIMInverseScheduler.from_config(
-            self.scheduler.config, clip_sample=False, timestep_spacing="leading"
-        )
+        return DDIMInverseScheduler.from_config(self.scheduler.config, clip_sample=False, timestep_spacing="leading")
 
     @abstractmethod
     def encode_prompt(self, prompt: str) -> Conditioning:
@@ -159,9 +157,7 @@ class Backbone(ABC):
     def check(self, concept: Concept) -> None:
         """Raise FamilyError where ``concept`` was made for another family."""
 
-    def added_conditioning(
-        self, text: Conditioning, present: slice, images: int, size: torch.Size
-    ) -> dict[str, Any]:
+    def added_conditioning(self, text: Conditioning, present: slice, images: int, size: torch.Size) -> dict[str, Any]:
         """Further keyword arguments of the U-Net's forward; SD1.5 has none."""
         return {}
 
@@ -187,11 +183,11 @@ class Backbone(ABC):
         digest = sha256()
         for model in (self.vae, self.text_encoder, self.unet):
             model = getattr(model, "_orig_mod", model)
-            digest.update(repr(sorted(dict(model.config.to_dict() if hasattr(model.config, "to_dict") else model.config).items(), key=str)).encode())
+            digest.update(repr(model.config).encode())
             for name, tensor in sorted(model.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        digest.update(repr(sorted(self.scheduler.config.items(), key=str)).encode())
+        digest.update(repr(self.scheduler.config).encode())
         return digest.hexdigest()
 
 

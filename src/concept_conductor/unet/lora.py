@@ -43,16 +43,22 @@ class PathwiseLinear(nn.Module):
         self.down = down
         self.up = up
         self.rows = rows
-        self.adapted = list(adapted)
+        adapted_paths = [path for path, has_update in enumerate(adapted) if has_update]
+        self.first, self.last = min(adapted_paths), max(adapted_paths)
 
     def forward(self, x: Tensor) -> Tensor:
         present = self.rows.present
-        y = self.base(x)
-        if not any(self.adapted[present]):
+        y: Tensor = self.base(x)
+        start, stop = max(self.first, present.start), min(self.last + 1, present.stop)
+        if start >= stop:
             return y
-        down, up = self.down[present], self.up[present]
-        inner = torch.bmm(x.reshape(len(down), -1, down.shape[1]), down)  # (paths, rows * tokens, rank)
-        return torch.baddbmm(y.reshape(len(up), -1, up.shape[2]), inner, up).view_as(y)
+        here = slice(start - present.start, stop - present.start)
+        count = present.stop - present.start
+        x_paths = x.unflatten(0, (count, -1))[here].flatten(1, -2)  # (paths, rows * tokens, in)
+        y_paths = y.unflatten(0, (count, -1))[here].view(stop - start, -1, y.shape[-1])
+        # in place: a linear layer's backward does not need its output
+        y_paths.baddbmm_(torch.bmm(x_paths, self.down[start:stop]), self.up[start:stop])
+        return y
 
 
 def find_layer(model: nn.Module, name: str) -> str:

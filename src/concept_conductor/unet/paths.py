@@ -90,7 +90,8 @@ class Forward:
         fused = features[0]
         for feature, mask in zip(concepts, masks.unbind(1), strict=True):
             fused = torch.where(mask[..., None], feature, fused)
-        return torch.cat([fused[None], features[1:]]).flatten(0, 2)
+        features[0] = fused  # in place: the output is the inner processor's own, and no gradient flows here
+        return output
 
 
 class Paths:

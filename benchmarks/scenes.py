@@ -1,0 +1,53 @@
+"""What the benchmarks sample: random concepts on any model, side by side in a layout of noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Layout
+from concept_conductor.concepts.concept import LowRank
+from concept_conductor.unet.layers import attention_layers, cross_attention_names
+
+RANK = 4
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+def random_concept(pipe: ConceptConductorPipeline, seed: int) -> ConceptPrompt:
+    """An ED-LoRA of the paper's shape (rank 4 on all attention layers) with small random weights."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def update(linear: torch.nn.Linear) -> LowRank:
+        return LowRank(
+            torch.randn(RANK, linear.in_features, generator=generator) * 0.1,
+            torch.randn(linear.out_features, RANK, generator=generator) * 0.1,
+        )
+
+    layers = attention_layers(pipe.unet)
+    unet = {
+        f"{name}.{part}": update(layer.get_submodule(part)) for name, layer in layers.items() for part in PROJECTIONS
+    }
+    text = {
+        name: update(module)
+        for name, module in pipe.text_encoder.named_modules()
+        if name.endswith(("q_proj", "k_proj", "v_proj", "out_proj"))
+    }
+    dim = pipe.text_encoder.config.hidden_size
+    tokens = {
+        f"<c{seed}_{k}>": torch.randn(len(cross_attention_names(pipe.unet)), dim, generator=generator) * 0.02
+        for k in (1, 2)
+    }
+    concept = Concept(f"random-{seed}", (tokens,), (text,), unet)
+    return ConceptPrompt(concept, f"a <c{seed}_1> <c{seed}_2> on the beach")
+
+
+def side_by_side(width: int, height: int, concepts: int) -> Layout:
+    """A layout of noise whose masks are vertical stripes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    masks = []
+    for index in range(concepts):
+        mask = np.zeros((height, width), dtype=bool)
+        mask[:, index * width // concepts : (index + 1) * width // concepts] = True
+        masks.append(mask)
+    return Layout(Image.fromarray(pixels), "things on the beach", masks=masks)

@@ -1,0 +1,181 @@
+"""All that a run starts from: what the user gave, checked once, encoded, and then trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+from concept_conductor.backbones import Backbone, Defaults
+from concept_conductor.concepts.concept import LowRank
+from concept_conductor.errors import ConductorError
+from concept_conductor.inversion import InversionSource
+from concept_conductor.layout import GivenMasks, Layout, MaskSource, image_pixels, mask_pixels
+from concept_conductor.masks import to_latent_grid
+from concept_conductor.placement import Background, InvertedBackground, NoisedBackground, Placement
+from concept_conductor.prompts import ConceptPrompt, Conditioning
+from concept_conductor.settings import Alignment, Refinement, SamplingSettings, Settings
+from concept_conductor.unet.lora import scaled
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a run starts from, checked once and then trusted.
+
+    Attributes:
+        text: conditioning of all paths.
+        updates: each path's U-Net low-rank weights, none for the base path.
+        latents: the initial noise, ``(images, 4, h, w)``.
+        masks: where the concepts' masks come from.
+        reference: the layout reference; None where nothing needs it.
+        background: what stays of an image that objects are placed in; None without placement.
+    """
+
+    text: Conditioning
+    updates: Sequence[Mapping[str, LowRank]]
+    latents: Tensor
+    masks: MaskSource
+    reference: InversionSource | None = None
+    background: Background | None = None
+
+
+def make_scene(
+    backbone: Backbone,
+    settings: SamplingSettings,
+    size: tuple[int, int],
+    latents: Tensor,
+    prompt: str,
+    negative_prompt: str,
+    concepts: Sequence[ConceptPrompt],
+    layout: Layout | None,
+    placement: Placement | None = None,
+) -> Scene:
+    """Check everything the user gave, and encode it.
+
+    Args:
+        settings: filled.
+        size: width and height of the run in pixels.
+        latents: the initial noise, ``(images, 4, h, w)``.
+
+    Raises:
+        ConductorError: something does not fit, in one sentence.
+    """
+    if concepts and layout is None:
+        raise ConductorError("concepts need a layout: give layout=Layout(image, prompt=..., masks=[...])")
+    for entry in concepts:
+        backbone.check(entry.concept)
+    unconditional = [negative_prompt] if settings.guidance_scale > 1 else []
+    texts = [[backbone.encode_prompt(text) for text in (prompt, *unconditional)]]
+    for entry in concepts:
+        halves = [entry.variant(prompt), *unconditional]
+        texts.append(backbone.encode_concept_prompts(entry.concept, entry.weight, halves))
+
+    latent_size = (int(latents.shape[2]), int(latents.shape[3]))
+    masks: MaskSource = GivenMasks(torch.zeros(0, *latent_size, dtype=torch.bool))
+    reference = None
+    if layout is not None:
+        if concepts:
+            refinement = settings.refinement or backbone.defaults.refinement
+            masks = layout.mask_source(len(concepts), size, latent_size, refinement)
+        if settings.alignment is not None or layout.points is not None:
+            reference = inversion_source(backbone, layout.image, layout.prompt, size)
+    return Scene(
+        text=Conditioning.stack(texts),
+        updates=[{}, *(scaled(entry.concept.unet, entry.weight) for entry in concepts)],
+        latents=latents,
+        masks=masks,
+        reference=reference,
+        background=None if placement is None else background(backbone, placement, layout, size, latents),
+    )
+
+
+def filled(
+    defaults: Defaults, *, alignment: Alignment | None, refinement: Refinement | None, **others: Any
+) -> SamplingSettings:
+    """Settings with the model's values where a field is None.
+
+    Raises:
+        ConductorError: a value out of range.
+    """
+    if others["steps"] < 1:
+        raise ConductorError(f"num_inference_steps must be at least 1, but it is {others['steps']}")
+    if others["guidance_scale"] < 1:
+        raise ConductorError(
+            f"guidance_scale must be at least 1 (1 is no guidance), but it is {others['guidance_scale']}"
+        )
+    if others["paths_per_forward"] is not None and others["paths_per_forward"] < 1:
+        raise ConductorError(
+            f"paths_per_forward must be at least 1, or None for all at once, but it is {others['paths_per_forward']}"
+        )
+    if alignment is not None:
+        alignment = Alignment(**defaults.alignment.model_dump() | given(alignment))
+    if refinement is not None:
+        refinement = Refinement(**defaults.refinement.model_dump() | given(refinement))
+    return SamplingSettings(alignment=alignment, refinement=refinement, **others)
+
+
+def given(settings: Settings) -> dict[str, Any]:
+    """The fields that the caller has set to something."""
+    return settings.model_dump(exclude_unset=True, exclude_none=True)
+
+
+def image_size(backbone: Backbone, width: int | None, height: int | None) -> tuple[int, int]:
+    """Width and height of the run in pixels, checked."""
+    own = backbone.unet.config.sample_size * backbone.vae_factor
+    size = (own if width is None else width, own if height is None else height)
+    multiple = backbone.size_multiple
+    if any(side < multiple or side % multiple for side in size):
+        nearest = [max(multiple, round(side / multiple) * multiple) for side in size]
+        raise ConductorError(
+            f"width and height must be multiples of {multiple} for this model, but {size[0]}x{size[1]} was asked for; "
+            f"the nearest is {nearest[0]}x{nearest[1]}"
+        )
+    return size
+
+
+def initial_latents(
+    backbone: Backbone,
+    size: tuple[int, int],
+    images: int,
+    generator: torch.Generator | list[torch.Generator] | None,
+    latents: Tensor | None,
+) -> Tensor:
+    """The noise a run starts from, ``(images, 4, h, w)``."""
+    factor = backbone.vae_factor
+    shape = (images, backbone.unet.config.in_channels, size[1] // factor, size[0] // factor)
+    if images < 1:
+        raise ConductorError(f"num_images_per_prompt must be at least 1, but it is {images}")
+    if latents is not None:
+        if tuple(latents.shape) != shape:
+            raise ConductorError(f"latents must have the shape {shape}, but theirs is {tuple(latents.shape)}")
+        return latents.to(backbone.device, backbone.dtype) * backbone.scheduler.init_noise_sigma
+    if isinstance(generator, list) and len(generator) != images:
+        raise ConductorError(f"give one generator, or one for each of {images} images, not {len(generator)}")
+    noise: Tensor = randn_tensor(shape, generator=generator, device=backbone.device, dtype=backbone.dtype)
+    return noise * backbone.scheduler.init_noise_sigma
+
+
+def inversion_source(backbone: Backbone, image: Image.Image, prompt: str, size: tuple[int, int]) -> InversionSource:
+    """An image made ready for inversion at the size of the run."""
+    return InversionSource(image_pixels(image, size).to(backbone.device), prompt, backbone.encode_prompt(prompt))
+
+
+def background(
+    backbone: Backbone, placement: Placement, layout: Layout | None, size: tuple[int, int], latents: Tensor
+) -> Background:
+    """What stays of the image that objects are placed in."""
+    pixels = mask_pixels(placement.mask, size)
+    mask = to_latent_grid(pixels[None], (latents.shape[2], latents.shape[3]))[None].float().to(backbone.device)
+    if not mask.any():
+        raise ConductorError("the placement's mask is empty; draw the area that may change in white on black")
+    if placement.background == "noise":
+        return NoisedBackground(image_pixels(placement.image, size).to(backbone.device), mask, latents)
+    prompt = placement.prompt if placement.prompt is not None else (layout.prompt if layout is not None else None)
+    if prompt is None:
+        raise ConductorError("placement with background='inversion' needs prompt= (what the image shows) or a layout")
+    return InvertedBackground(inversion_source(backbone, placement.image, prompt, size), mask)
