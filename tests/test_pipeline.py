@@ -145,7 +145,7 @@ def test_alignment_lowers_the_layout_loss(tiny_pipe: ConceptConductorPipeline, t
         backbone.defaults, alignment=Alignment(), refinement=None, steps=10, guidance_scale=7.5,
         paths_per_forward=None, inversion=Inversion(steps=50, cache=False),
     )  # fmt: skip
-    source = inversion_source(backbone, picture("ref"), "a dog", (128, 128))
+    source = inversion_source(backbone, picture("ref"), "a dog", (128, 128), settings.inversion)
     timesteps = backbone.timesteps(10)
     with torch.no_grad(), multipath(backbone, [{}]) as paths:
         reference = invert(paths, source, timesteps, timesteps[:1], settings.inversion)

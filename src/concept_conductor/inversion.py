@@ -40,11 +40,13 @@ class InversionSource:
         pixels: ``(1, 3, H, W)`` in -1..1, at the size of the run.
         prompt: what it shows.
         text: the prompt's conditioning in the base path.
+        model: a hash of the model that inverts it; None where inversions are not cached.
     """
 
     pixels: Tensor
     prompt: str
     text: Conditioning
+    model: str | None
 
     def same_as(self, other: InversionSource) -> bool:
         """Whether both have one inversion."""
@@ -178,13 +180,13 @@ class Cache:
         steps: int,
     ) -> Cache | None:
         """The entry for this inversion, or None where caching is off."""
-        if where is False:
+        if where is False or source.model is None:
             return None
         folder = default_cache_folder() if where is True else Path(where)
         digest = sha256()
         for part in (
             CACHE_VERSION,
-            backbone.fingerprint(),
+            source.model,
             backbone.layout_layer,
             str(backbone.dtype),
             source.prompt,

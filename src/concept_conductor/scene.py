@@ -19,7 +19,7 @@ from concept_conductor.layout import GivenMasks, Layout, MaskSource, image_pixel
 from concept_conductor.masks import to_latent_grid
 from concept_conductor.placement import Background, InvertedBackground, NoisedBackground, Placement
 from concept_conductor.prompts import ConceptPrompt, Conditioning
-from concept_conductor.settings import Alignment, Refinement, SamplingSettings, Settings
+from concept_conductor.settings import Alignment, Inversion, Refinement, SamplingSettings, Settings
 from concept_conductor.unet.lora import scaled
 
 
@@ -83,14 +83,14 @@ def make_scene(
             refinement = settings.refinement or backbone.defaults.refinement
             masks = layout.mask_source(len(concepts), size, latent_size, refinement)
         if settings.alignment is not None or layout.points is not None:
-            reference = inversion_source(backbone, layout.image, layout.prompt, size)
+            reference = inversion_source(backbone, layout.image, layout.prompt, size, settings.inversion)
     return Scene(
         text=Conditioning.stack(texts),
         updates=[{}, *(scaled(entry.concept.unet, entry.weight) for entry in concepts)],
         latents=latents,
         masks=masks,
         reference=reference,
-        background=None if placement is None else background(backbone, placement, layout, size, latents),
+        background=None if placement is None else background(backbone, placement, layout, size, latents, settings),
     )
 
 
@@ -160,13 +160,23 @@ def initial_latents(
     return noise * backbone.scheduler.init_noise_sigma
 
 
-def inversion_source(backbone: Backbone, image: Image.Image, prompt: str, size: tuple[int, int]) -> InversionSource:
+def inversion_source(
+    backbone: Backbone, image: Image.Image, prompt: str, size: tuple[int, int], settings: Inversion
+) -> InversionSource:
     """An image made ready for inversion at the size of the run."""
-    return InversionSource(image_pixels(image, size).to(backbone.device), prompt, backbone.encode_prompt(prompt))
+    # the model is hashed now, while it is itself: during a run the concepts' weights are in it
+    model = None if settings.cache is False else backbone.fingerprint()
+    pixels = image_pixels(image, size).to(backbone.device)
+    return InversionSource(pixels, prompt, backbone.encode_prompt(prompt), model)
 
 
 def background(
-    backbone: Backbone, placement: Placement, layout: Layout | None, size: tuple[int, int], latents: Tensor
+    backbone: Backbone,
+    placement: Placement,
+    layout: Layout | None,
+    size: tuple[int, int],
+    latents: Tensor,
+    settings: SamplingSettings,
 ) -> Background:
     """What stays of the image that objects are placed in."""
     pixels = mask_pixels(placement.mask, size)
@@ -178,4 +188,5 @@ def background(
     prompt = placement.prompt if placement.prompt is not None else (layout.prompt if layout is not None else None)
     if prompt is None:
         raise ConductorError("placement with background='inversion' needs prompt= (what the image shows) or a layout")
-    return InvertedBackground(inversion_source(backbone, placement.image, prompt, size), mask)
+    source = inversion_source(backbone, placement.image, prompt, size, settings.inversion)
+    return InvertedBackground(source, mask)

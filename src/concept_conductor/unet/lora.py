@@ -31,13 +31,16 @@ class PathwiseLinear(nn.Module):
 
     Args:
         base: the layer as it was; its weight is shared by all paths.
-        down: ``(paths, in, rank)``, ranks padded with zeros to the widest.
+        down: ``(paths, in, rank)``, ranks padded with zeros to the widest. Parameters, so that they move with
+            the model when it is offloaded.
         up: ``(paths, rank, out)``, scales and the concept's weight folded in.
         adapted: for each path, whether it has an update here at all.
         rows: tells which paths the rows belong to (path-major).
     """
 
-    def __init__(self, base: nn.Linear, down: Tensor, up: Tensor, adapted: Sequence[bool], rows: PathRows) -> None:
+    def __init__(
+        self, base: nn.Linear, down: nn.Parameter, up: nn.Parameter, adapted: Sequence[bool], rows: PathRows
+    ) -> None:
         super().__init__()
         self.base = base
         self.down = down
@@ -69,17 +72,19 @@ def find_layer(model: nn.Module, name: str) -> str:
     Raises:
         ConceptFileError: there is no such linear layer.
     """
-    modules = dict(model.named_modules())
     for candidate in (name, f"text_model.{name}", name.removeprefix("text_model.")):
-        if isinstance(modules.get(candidate), nn.Linear):
-            return candidate
+        try:
+            if isinstance(model.get_submodule(candidate), nn.Linear):
+                return candidate
+        except AttributeError:
+            continue
     raise ConceptFileError(
         f"low-rank weights for the layer '{name}' match no linear layer of this {type(model).__name__}; "
         "is the concept made for another family of models?"
     )
 
 
-def stack_updates(updates: Sequence[LowRank | None], base: nn.Linear) -> tuple[Tensor, Tensor]:
+def stack_updates(updates: Sequence[LowRank | None], base: nn.Linear) -> tuple[nn.Parameter, nn.Parameter]:
     """Stack the paths' updates of one layer, ``None`` meaning zero.
 
     Returns:
@@ -92,7 +97,7 @@ def stack_updates(updates: Sequence[LowRank | None], base: nn.Linear) -> tuple[T
         if update is not None:
             down[path, :, : update.rank] = update.down.T.to(down)
             up[path, : update.rank] = update.up.T.to(up)
-    return down, up
+    return nn.Parameter(down, requires_grad=False), nn.Parameter(up, requires_grad=False)
 
 
 def scaled(updates: Mapping[str, LowRank], weight: float) -> dict[str, LowRank]:
