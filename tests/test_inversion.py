@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from concept_conductor import ConceptConductorPipeline, ConceptPrompt, Inversion, Layout
 from concept_conductor.inversion import visited_timesteps
 from concept_conductor.unet.multipath import Multipath
-from tests.conftest import picture
+from tests.conftest import TINY, picture
 
 
 @pytest.fixture
@@ -109,6 +110,17 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_run(
     with caplog.at_level(logging.WARNING):
         tiny_pipe(**{**call, "inversion": Inversion(steps=10, cache=file / "cache")})
     assert "could not be cached" in caplog.text
+
+
+def test_a_model_that_moved_keeps_its_entries(
+    tiny_pipe: ConceptConductorPipeline, call: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny_pipe(**call)
+    shutil.copytree(TINY, tmp_path / "elsewhere" / "model")
+    moved = ConceptConductorPipeline.from_pretrained(tmp_path / "elsewhere" / "model")
+    moved.set_progress_bar_config(disable=True)
+    moved(**call)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
 def test_no_cache_writes_nothing(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,11 +12,12 @@ from pathlib import Path
 import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from concept_conductor.backbones import Backbone
 from concept_conductor.errors import ConductorError
+from concept_conductor.files import written_whole
 from concept_conductor.prompts import Conditioning
 from concept_conductor.settings import Inversion
 from concept_conductor.unet.multipath import Multipath
@@ -219,15 +219,9 @@ class Cache:
         tensors = {f"latents.{t}": z.cpu().contiguous() for t, z in inverted.latents.items()}
         tensors |= {f"keys.{t}": k.cpu().contiguous() for t, k in inverted.keys.items()}
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.file.parent, suffix=".part")
-            os.close(handle)
-            try:
-                save_file(tensors, temporary, metadata={"sha256": content_hash(tensors)})
-                os.replace(temporary, self.file)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
-        except (OSError, SafetensorError) as error:
+            with written_whole(self.file) as entry:
+                entry.write(save(tensors, metadata={"sha256": content_hash(tensors)}))
+        except (OSError, ConductorError) as error:
             logger.warning("the inversion could not be cached in %s (%s)", self.file.parent, error)
 
 

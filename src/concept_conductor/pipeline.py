@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from concept_conductor.backbones import Backbone, Defaults, SD15Backbone, read_model_settings
 from concept_conductor.backbones.sd15 import SD15_DEFAULTS
 from concept_conductor.errors import ConductorError, FamilyError
+from concept_conductor.inversion import Progress
 from concept_conductor.layout import Layout, mask_pixels
 from concept_conductor.placement import Placement, composite
 from concept_conductor.prompts import ConceptPrompt
@@ -177,6 +178,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         output_type: str = "pil",
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_inversion: Progress | None = None,
         return_dict: bool = True,
     ) -> ConductorOutput | tuple[Any, Tensor]:
         """Make pictures of ``prompt`` with every concept where the layout has it.
@@ -200,6 +202,8 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             callback_on_step_end: ``callback(pipe, step, timestep, tensors)`` after scheduler and placement;
                 returned ``latents`` replace the step's.
             callback_on_step_end_tensor_inputs: what it is given; only "latents".
+            callback_on_inversion: ``callback(done, total)`` after each inversion step of a layout reference or
+                placement that is not cached.
             return_dict: False gives ``(images, masks)``.
 
         Returns:
@@ -230,7 +234,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         step: Step | None = None
         with (
             self.progress_bar(total=settings.steps) as bar,
-            closing(sample(backbone, scene, settings)) as steps,
+            closing(sample(backbone, scene, settings, callback_on_inversion)) as steps,
         ):
             replaced: Tensor | None = None
             for _ in range(settings.steps):

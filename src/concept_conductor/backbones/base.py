@@ -200,6 +200,13 @@ def stable_text(config: Any) -> str:
     return repr(sorted((key, value) for key, value in values.items() if not key.startswith("_")))
 
 
+def described(config: Any) -> str:
+    """A configuration without what does not matter: where it was loaded from, and by which version."""
+    entries = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    kept = {key: value for key, value in entries.items() if not key.startswith("_") and "version" not in key}
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
 def ddim(scheduler: Any) -> DDIMScheduler:
     """DDIM with the checkpoint's noise schedule, whatever sampler the checkpoint names."""
     return DDIMScheduler.from_config(

@@ -1,0 +1,64 @@
+# Each target works on a fresh machine: what it needs is installed into .venv first.
+#
+#   make demo    a picture of two personalized concepts, made offline by the embedded model
+#   make test    the tests
+#   make lint    style and types
+#   make format  put the code into the style that lint expects
+#   make bench   speed and memory, as ratios
+#   make clean   remove .venv and what was made
+#
+# PYTHON=python3.12 chooses the interpreter, ARGS="-k images" goes to pytest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+TORCH := torch==2.13.0
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+DEMO := examples/dog_and_cat.yaml
+CODE := src tests benchmarks examples
+
+.PHONY: demo test lint format bench clean
+
+demo: $(VENV)/.package
+	$(BIN)/conductor generate $(DEMO)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix --exit-zero $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/speed.py tests/parity/sd15
+	$(BIN)/python benchmarks/speed.py mini
+
+clean:
+	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.package: pyproject.toml constraints.txt | $(VENV)/.torch
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# On Linux, PyPI's torch brings gigabytes of CUDA. Where there is no NVIDIA GPU, PyTorch's own index of CPU builds
+# is asked too, if it can be reached (in 5 s); a local index or wheel folder set up for pip serves as well.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; choose one with make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (torch first; a few minutes the first time) ..."
+	@index=; \
+	if [ "$$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1 && \
+	   $(BIN)/python -c 'import urllib.request as r; r.urlopen("$(CPU_INDEX)/torch/", timeout=5)' >/dev/null 2>&1; \
+	then index="--extra-index-url $(CPU_INDEX)"; fi; \
+	$(PIP) install --quiet -c constraints.txt $(TORCH) $$index
+	@touch $@

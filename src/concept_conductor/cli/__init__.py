@@ -1,0 +1,152 @@
+"""The command `conductor`. Heavy modules are imported only when a command runs, so that help is instant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from concept_conductor import __version__
+
+DEBUG = "--debug"
+
+
+class Entry(NamedTuple):
+    """Where a command lives: a function, or a Typer app with commands of its own."""
+
+    module: str
+    name: str
+    help: str
+
+
+COMMANDS = {
+    "generate": Entry("generate", "generate", "Make the pictures of a recipe."),
+    "replay": Entry("replay", "replay", "Make a picture again from the recipe inside it."),
+    "train": Entry("train", "train", "Learn a concept from a few pictures."),
+    "concept": Entry("concept", "app", "Look into concept files and convert them."),
+    "mini": Entry("mini", "app", "Train the embedded model, and measure it."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists every command, imports the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in with the command's help text."""
+        if cmd_name not in COMMANDS:
+            return None
+        stand_in = typer.Typer(help=COMMANDS[cmd_name].help)
+        stand_in.command(cmd_name, help=COMMANDS[cmd_name].help)(lambda: None)
+        return typer.main.get_command(stand_in)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command itself."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else load_command(name), rest
+
+
+def load_command(name: str) -> Any:
+    """Import a command."""
+    entry = COMMANDS[name]
+    found = getattr(import_module(f"{__name__}.{entry.module}"), entry.name)
+    if not isinstance(found, typer.Typer):
+        function, found = found, typer.Typer()
+        found.command(name)(function)
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"concept-conductor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def conductor(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Concept Conductor: several personalized concepts in one picture."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit status.
+
+    0: all that was asked for was made. 1: it was not, and one sentence on stderr says why. 2: wrong usage.
+    130: interrupted.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for programmers
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in given
+    command = typer.main.get_command(app)
+    try:
+        result = command.main([word for word in given if word != DEBUG], prog_name="conductor", standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(_failed("interrupted", 130))
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # wrong usage, which click explains
+            error.show()
+            sys.exit(error.exit_code)
+        if type(error).__name__ == "Abort":  # click's word for Ctrl-C
+            sys.exit(_failed("interrupted", 130))
+        sys.exit(_failed(explanation(error), 1))
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def hide_loading_bars() -> None:
+    """Switch off the bars that diffusers and transformers show for each part of a model."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def explanation(error: Exception) -> str:
+    """One sentence (or one for each problem) for the person at the terminal."""
+    from concept_conductor.errors import BusyError, ConductorError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, ConductorError):
+        return str(error)
+    if isinstance(error, BusyError):
+        return text
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU ran out of memory; set 'paths_per_forward: 1' in the recipe, or make the picture smaller"
+    if isinstance(error, MemoryError):
+        return "the machine ran out of memory; set 'paths_per_forward: 1' in the recipe, or make the picture smaller"
+    if type(error).__name__ == "ValidationError":
+        return f"a setting does not fit: {text}"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file '{error.filename}'" if error.filename else text
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space or choose another folder with --out"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: '{error.filename}'" if error.filename else error.strerror
+    if isinstance(error, OSError | ImportError):
+        return text
+    return f"unexpected {type(error).__name__}: {text}; with {DEBUG} it says where, please report it"
+
+
+def _failed(message: str, status: int) -> int:
+    print(message, file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,106 @@
+"""The folder a run leaves behind: pictures, masks, layout, contact sheet and run.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from concept_conductor.files import written_whole
+from concept_conductor.images import contact_sheet, mask_overlay, mask_picture, save_png
+from concept_conductor.provenance import versions
+from concept_conductor.rendering import Picture, Rendering
+
+THUMBNAIL = 512
+MANY = 64
+"""With more pictures than this the contact sheet has small ones."""
+
+
+@dataclass
+class RunFolder:
+    """Files of one run, each written whole as soon as there is something to say.
+
+    Attributes:
+        path: the folder; made with the first file.
+        rendering: what is run.
+        recipe_file: where its recipe came from.
+        loading_seconds: what opening the files and the model took.
+    """
+
+    path: Path
+    rendering: Rendering
+    recipe_file: Path
+    loading_seconds: float
+    finished: list[dict[str, Any]] = field(default_factory=list)
+    thumbnails: list[Image.Image] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, picture: Picture) -> Path:
+        """Write one picture with its masks, and bring run.json up to date."""
+        stem = f"seed-{picture.seed:04d}"
+        file = self.path / f"{stem}.png"
+        save_png(picture.image, file, picture.provenance.metadata(file))
+        if len(picture.masks):
+            save_png(mask_overlay(picture.image, picture.masks), self.path / f"{stem}-masks.png")
+        for number, (mask, entry) in enumerate(zip(picture.masks, self.rendering.concepts, strict=True), 1):
+            name = "".join(c if c.isalnum() or c in "-_" else "-" for c in entry.concept.name)[:60]
+            save_png(mask_picture(mask, picture.image.size), self.path / f"{stem}-mask-{number}-{name}.png")
+        if not self.finished and self.rendering.layout is not None:
+            layout = self.rendering.layout.image.convert("RGB").resize(picture.image.size)
+            save_png(layout, self.path / "layout.png")
+            self._keep_thumbnail(layout)
+        self._keep_thumbnail(picture.image)
+        self.finished.append(
+            {
+                "seed": picture.seed,
+                "file": file.name,
+                "seconds": round(picture.seconds, 3),
+                "blacked_out_by_safety_checker": picture.flagged,
+            }
+        )
+        self.write_record("running")
+        return file
+
+    def preview(self, image: Image.Image, seed: int, step: int) -> None:
+        """Write the picture as it is at a step."""
+        save_png(image, self.path / "previews" / f"seed-{seed:04d}-step-{step:03d}.png")
+
+    def close(self, status: str) -> None:
+        """Write the contact sheet and the last run.json; nothing where no picture was finished."""
+        if self.finished:
+            save_png(contact_sheet(self.thumbnails), self.path / "grid.png")
+            self.write_record(status)
+
+    def record(self, status: str) -> dict[str, Any]:
+        """What run.json holds."""
+        provenance = self.rendering.provenance
+        asked, finished = list(self.rendering.recipe.seeds), [entry["seed"] for entry in self.finished]
+        return {
+            "status": status,
+            "recipe": Path(os.path.relpath(self.recipe_file, self.path)).as_posix(),
+            "settings": provenance.recipe.model_dump(mode="json"),
+            "seeds": {"asked": asked, "finished": finished},
+            "pictures": self.finished,
+            "seconds": {
+                "loading": round(self.loading_seconds, 3),
+                "pictures": round(time.perf_counter() - self.started, 3),
+            },
+            "versions": versions(),
+            "sha256": {"model": provenance.model, "files": provenance.files},
+        }
+
+    def write_record(self, status: str) -> None:
+        """Write run.json."""
+        with written_whole(self.path / "run.json") as file:
+            file.write((json.dumps(self.record(status), indent=2, ensure_ascii=False) + "\n").encode())
+
+    def _keep_thumbnail(self, image: Image.Image) -> None:
+        small = image.copy()
+        side = THUMBNAIL if len(self.rendering.recipe.seeds) <= MANY else THUMBNAIL // 4
+        small.thumbnail((side, side))
+        self.thumbnails.append(small)

@@ -1,0 +1,108 @@
+"""`conductor generate`: make the pictures of a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concept_conductor.cli import hide_loading_bars
+from concept_conductor.errors import ConductorError
+
+if TYPE_CHECKING:
+    from concept_conductor.cli.folder import RunFolder
+    from concept_conductor.recipe import Recipe
+    from concept_conductor.rendering import StepReport
+
+PREVIEWS = 10
+"""Previews of a picture, evenly over its steps."""
+
+
+def generate(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: YAML or JSON.", metavar="RECIPE.yaml", show_default=False)],
+    seeds: Annotated[str | None, typer.Option(help="Instead of the recipe's: 3, 0-7 or 0,3,5.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results. [default: the recipe's, or outputs/NAME]")
+    ] = None,
+    previews: Annotated[bool, typer.Option("--previews", help="Also write the pictures as they form.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON, and no progress.")] = False,
+) -> None:
+    """Make the pictures of a recipe, one for each seed.
+
+    Writes each with its masks, the layout, a contact sheet (grid.png) and run.json. Every PNG carries its recipe:
+    `conductor replay` makes it again.
+    """
+    from concept_conductor.recipe import Recipe
+
+    chosen = with_seeds(Recipe.load(recipe), seeds)
+    own = chosen.folder / chosen.output if chosen.output else Path("outputs") / recipe.stem
+    folder = out or Path(os.path.normpath(own))
+    if folder.exists() and not folder.is_dir():
+        raise ConductorError(f"'{folder}' is a file; expected a folder for the results, choose another with --out")
+    if not as_json:
+        typer.echo(f"Loading {chosen.model} ...", err=True)
+    start = time.perf_counter()
+    from concept_conductor.cli.folder import RunFolder
+    from concept_conductor.rendering import Rendering
+
+    hide_loading_bars()
+    rendering = Rendering.prepare(chosen)
+    if previews and rendering.pipe.safety_checker is not None:
+        raise ConductorError("there are no previews with this checkpoint: its safety checker judges finished pictures")
+    run = RunFolder(folder, rendering, recipe, time.perf_counter() - start)
+    status = "failed"
+    try:
+        make_all(run, previews=previews, quiet=as_json)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        done, asked = len(run.finished), len(rendering.recipe.seeds)
+        kept = f"{done} of {asked} pictures are finished and kept in '{folder}'" if done else "no picture was finished"
+        typer.echo(f"interrupted: {kept}", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        run.close(status)
+    if as_json:
+        typer.echo(json.dumps(run.record(status), indent=2, ensure_ascii=False))
+        return
+    for entry in run.finished:
+        note = " (blacked out by the checkpoint's safety checker)" if entry["blacked_out_by_safety_checker"] else ""
+        typer.echo(f"{folder / entry['file']}  {entry['seconds']:.1f} s{note}")
+
+
+def with_seeds(recipe: Recipe, seeds: str | None) -> Recipe:
+    """The recipe with the command line's seeds."""
+    if seeds is None:
+        return recipe
+    from concept_conductor.recipe import parse_seeds
+
+    try:
+        return recipe.model_copy(update={"seeds": tuple(parse_seeds(seeds))})
+    except ValueError as error:
+        raise ConductorError(f"--seeds: {error}") from error
+
+
+def make_all(run: RunFolder, *, previews: bool, quiet: bool) -> None:
+    """Make and write every picture, with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    seeds = run.rendering.recipe.seeds
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True) as bar:
+        task = bar.add_task("reading the prompts", total=None)
+
+        def after_step(report: StepReport) -> None:
+            number = seeds.index(report.seed) + 1
+            what = "inverting the layout for " if report.preview is None else ""
+            text = f"{what}picture {number} of {len(seeds)} (seed {report.seed})"
+            bar.update(task, description=text, completed=report.step, total=report.steps)
+            if previews and report.preview is not None and report.step % max(1, report.steps // PREVIEWS) == 0:
+                run.preview(report.preview(), report.seed, report.step)
+
+        for picture in run.rendering.pictures(after_step):
+            run.add(picture)

@@ -1,0 +1,64 @@
+"""`conductor replay`: make a picture again from the recipe inside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from concept_conductor.cli import hide_loading_bars
+from concept_conductor.errors import ConductorError
+
+SAME = 1.0
+"""Mean difference, in 255ths, up to which two pictures are the same to rounding."""
+
+
+def replay(
+    image: Annotated[
+        Path, typer.Argument(help="A PNG made by conductor generate.", metavar="IMAGE.png", show_default=False)
+    ],
+    root: Annotated[Path | None, typer.Option(help="Folder that holds the recipe's files, if they were moved.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where the model is, if elsewhere; a hub id lets it be downloaded.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the new picture.")] = Path("replayed"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print what came out as JSON.")] = False,
+) -> None:
+    """Make a picture again from the recipe inside it, after checking that its files are the same by their hashes."""
+    import numpy as np
+
+    from concept_conductor.images import load_image, save_png
+    from concept_conductor.provenance import Provenance, differing_versions
+
+    made = Provenance.read(image)
+    located = made.located(image, root, model)
+    original = np.asarray(load_image(image), dtype=np.float32)
+    file = out / f"{image.stem}.png"
+    if file.exists() and file.resolve() == image.resolve():
+        raise ConductorError(f"'{file}' is the picture itself; choose another folder with --out")
+
+    from concept_conductor.rendering import Rendering
+
+    hide_loading_bars()
+    rendering = Rendering.prepare(made.again(image, root), located=located)
+    if made.model is not None and rendering.provenance.model != made.model:  # one that was downloaded just now
+        raise ConductorError(f"the model '{model}' is not the one that made '{image}': its files differ")
+    picture = rendering.picture(made.seed)
+    save_png(picture.image, file, picture.provenance.metadata(file))
+
+    again = np.asarray(picture.image, dtype=np.float32)
+    difference = np.abs(again - original) if again.shape == original.shape else np.full(1, 255.0)
+    others = differing_versions(made.versions)
+    if as_json:
+        report = {"file": str(file), "identical": not difference.any(), "mean_difference": float(difference.mean())}
+        report |= {"max_difference": float(difference.max()), "versions": others}
+        typer.echo(json.dumps(report, indent=2))
+    elif not difference.any():
+        typer.echo(f"{file}: identical, pixel for pixel")
+    else:
+        typer.echo(f"{file}: differs by {difference.mean():.3f} of 255 on average, {difference.max():.0f} at most")
+    if difference.mean() > SAME:
+        why = f"made with {', '.join(others)}" if others else "edited after it was made, or made on another device"
+        raise ConductorError(f"'{file}' is not the same picture as '{image}', which may have been {why}")

@@ -1,0 +1,55 @@
+"""Files that appear whole or not at all, and hashes of what was read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from concept_conductor.errors import ConductorError
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[BinaryIO]:
+    """Open ``path`` for writing; it takes its place only when the block ends well.
+
+    Folders above it are made. Where the block fails, an earlier file of that name stays as it was.
+
+    Raises:
+        ConductorError: the disk is full.
+        OSError: the file cannot be written for another reason.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConductorError(
+                f"the disk is full: '{path}' could not be written; free some space or choose another folder"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of an ordinary file.
+
+    Raises:
+        ConductorError: ``path`` is none (a device or pipe could be read for ever).
+    """
+    digest = sha256()
+    if not path.is_file():
+        raise ConductorError(f"'{path}' is no ordinary file")
+    with open(path, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+"""Pictures: read from strangers with care, written whole, with the recipe they were made from inside."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from math import ceil, sqrt
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from concept_conductor.errors import ConductorError
+from concept_conductor.files import written_whole
+
+MAX_PIXELS = 2**26
+"""Largest picture that is decoded: 67 million pixels, 8192 x 8192."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+"""What is read; formats that call other programs (EPS, PDF) are not."""
+
+RECIPE_KEY = "concept-conductor"
+"""PNG text chunk that holds the recipe."""
+
+MAX_RECIPE_CHARACTERS = 2**20
+
+MASK_COLOURS = ("e6194b", "3cb44b", "4363d8", "f58231", "911eb4", "42d4f4", "f032e6", "bfef45")
+
+# Pillow meets damaged files with all of these.
+_DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError,
+    OverflowError, MemoryError, struct.error, zlib.error, Warning,
+)  # fmt: skip
+
+# IPTC's mark for pictures made by a trained model.
+_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    "</rdf:RDF></x:xmpmeta>"
+)
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Read a picture as RGB.
+
+    EXIF rotation is applied, transparency is laid on white, 16 bits become 8, an animation gives its first frame.
+
+    Raises:
+        ConductorError: the file is missing, no picture, damaged, or larger than ``MAX_PIXELS``.
+    """
+    return _flatten(_decode(Path(path)), "white").convert("RGB")
+
+
+def load_mask(path: str | Path) -> Image.Image:
+    """Read a mask as L: white is inside; transparency is laid on black, so that it is outside.
+
+    Raises:
+        ConductorError: as for :func:`load_image`.
+    """
+    return _flatten(_decode(Path(path)), "black").convert("L")
+
+
+def _decode(path: Path) -> Image.Image:
+    """Pixels of any mode, upright; the size is checked before they are decoded."""
+    if not path.is_file():
+        raise ConductorError(f"there is no picture '{path}'; check the path, which counts from the recipe's folder")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", "Palette images with Transparency")  # it is made RGBA, as advised
+            warnings.filterwarnings("ignore", ".*EXIF")  # a damaged tag leaves the pixels whole
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                image.load()
+                with suppress(*_DECODING_ERRORS):  # likewise
+                    ImageOps.exif_transpose(image, in_place=True)
+                return image.copy()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ConductorError(
+            f"'{path}' is larger than the {MAX_PIXELS:,} pixels that are read; make it smaller first"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ConductorError(f"'{path}' is no picture; expected one of {', '.join(FORMATS)}") from error
+    except _DECODING_ERRORS as error:
+        raise ConductorError(f"'{path}' is damaged or incomplete ({error}); save or download it again") from error
+
+
+def _flatten(image: Image.Image, background: str) -> Image.Image:
+    """8 bits a channel and no transparency."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        full = next((top for top in (1, 255) if image.mode == "F" and values.max() <= top), 65535)
+        return Image.fromarray((values / full * 255).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+    return image
+
+
+def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+    """Write ``image`` with text ``metadata`` and the mark of a generated picture; whole or not at all."""
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", _XMP)
+    for key, text in (metadata or {}).items():
+        info.add_itxt(key, text, zip=len(text) > 1024)
+    with written_whole(path) as file:
+        image.save(file, "PNG", pnginfo=info)
+    return Path(path)
+
+
+def read_recipe(path: str | Path) -> str:
+    """The JSON text that a picture of ours carries.
+
+    Raises:
+        ConductorError: the file is no PNG, is damaged, or carries no recipe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConductorError(f"there is no picture '{path}'; expected a PNG made by conductor generate")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(path, formats=("PNG",)) as image:
+                text = image.info.get(RECIPE_KEY)
+    except (*_DECODING_ERRORS, Image.DecompressionBombError) as error:
+        raise ConductorError(f"'{path}' is no PNG that can be read; expected one made by conductor generate") from error
+    if not isinstance(text, str):
+        raise ConductorError(
+            f"'{path}' carries no recipe; expected a PNG as conductor generate wrote it (editing drops the recipe)"
+        )
+    if len(text) > MAX_RECIPE_CHARACTERS:
+        raise ConductorError(f"the recipe in '{path}' has {len(text):,} characters; expected at most 1,048,576")
+    return str(text)
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:
+    """Pictures in rows on white, each in a cell as large as the largest.
+
+    Args:
+        columns: pictures in a row, None for about as many as there are rows.
+        gap: pixels between and around them.
+    """
+    if not images:
+        raise ConductorError("a contact sheet needs at least one picture; none came")
+    columns = columns or ceil(sqrt(len(images)))
+    columns = min(columns, len(images))
+    width, height = (max(image.size[axis] for image in images) + gap for axis in (0, 1))
+    sheet = Image.new("RGB", (columns * width + gap, ceil(len(images) / columns) * height + gap), "white")
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * width + gap, index // columns * height + gap))
+    return sheet
+
+
+def mask_picture(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    """A mask ``(h, w)`` as a black and white picture of ``size`` (width, height)."""
+    return Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+
+
+def mask_overlay(image: Image.Image, masks: NDArray[np.bool_]) -> Image.Image:
+    """``image`` with each of the masks ``(concepts, h, w)`` tinted in a colour of its own."""
+    tinted = image.convert("RGB")
+    for index, mask in enumerate(masks):
+        colour = Image.new("RGB", image.size, f"#{MASK_COLOURS[index % len(MASK_COLOURS)]}")
+        strength = mask_picture(mask, image.size).point(lambda value: value * 45 // 100)
+        tinted.paste(colour, mask=strength)
+    return tinted

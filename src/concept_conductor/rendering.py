@@ -1,0 +1,283 @@
+"""Recipes carried out: files opened, the model loaded, one picture for each seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from concept_conductor.concepts import Concept
+from concept_conductor.documents import Place
+from concept_conductor.errors import ConductorError
+from concept_conductor.files import sha256_of
+from concept_conductor.images import load_image, load_mask
+from concept_conductor.layout import Layout
+from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput, to_uint8
+from concept_conductor.placement import Placement
+from concept_conductor.prompts import ConceptPrompt
+from concept_conductor.provenance import Provenance, locate, locate_model, model_sha256, versions
+from concept_conductor.recipe import Recipe
+from concept_conductor.scene import filled, image_size
+from concept_conductor.settings import SamplingSettings
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """How far one picture is.
+
+    Attributes:
+        seed: the picture's.
+        step: steps done, from 1.
+        steps: steps in all.
+        preview: decodes the picture as it is now; None while the layout is being inverted, whose steps these are.
+    """
+
+    seed: int
+    step: int
+    steps: int
+    preview: Callable[[], Image.Image] | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One finished picture.
+
+    Attributes:
+        seed: what its noise was drawn with.
+        image: RGB.
+        masks: the concepts' masks last used, ``(concepts, h, w)``, boolean, on the latent grid.
+        seconds: it took.
+        flagged: whether the checkpoint's safety checker blacked it out.
+        provenance: how it was made; goes into its PNG.
+    """
+
+    seed: int
+    image: Image.Image
+    masks: NDArray[np.bool_]
+    seconds: float
+    flagged: bool
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A recipe with everything it names opened and checked, ready to run.
+
+    Attributes:
+        recipe: with every setting filled as it will be used.
+        pipe: the loaded model.
+        concepts, layout, placement: opened.
+        provenance: of every picture, but for its seed.
+    """
+
+    recipe: Recipe
+    pipe: ConceptConductorPipeline
+    concepts: list[ConceptPrompt]
+    layout: Layout | None
+    placement: Placement | None
+    provenance: Provenance
+
+    @classmethod
+    def prepare(
+        cls,
+        recipe: Recipe,
+        *,
+        located: Mapping[Place, Path | str] | None = None,
+        pipe: ConceptConductorPipeline | None = None,
+    ) -> Rendering:
+        """Open what ``recipe`` names, small files first, and load the model.
+
+        Args:
+            recipe: what to make.
+            located: place -> verified path (a replay's); None for what lies at the recipe's own paths.
+            pipe: a loaded pipeline to use instead of the recipe's model.
+
+        Raises:
+            ConductorError: anything missing, damaged or unfit.
+        """
+        paths = dict(located) if located is not None else located_files(recipe)
+        concepts, layout, placement = open_files(recipe, paths)
+        hashes = {name: sha256_of(Path(paths[place])) for place, name in recipe.files().items()}
+        model = paths.get(("model",))
+        if pipe is None:
+            if model is None:
+                model = locate_model(recipe.model, recipe.folder)
+            pipe = load_pipeline(model, recipe)
+            if isinstance(model, str):
+                model = locate_model(model, recipe.folder)
+        recipe = as_used(recipe, pipe, concepts)
+        provenance = Provenance(
+            recipe=recipe.shareable(),
+            seed=0,
+            folder=str(recipe.folder.resolve()),
+            files=hashes,
+            model=model_sha256(model) if isinstance(model, Path) else None,
+            versions=versions(),
+        )
+        return cls(recipe, pipe, concepts, layout, placement, provenance)
+
+    def pictures(self, progress: Callable[[StepReport], None] | None = None) -> Iterator[Picture]:
+        """Make one picture for each seed of the recipe; ``progress`` is told after each step."""
+        for seed in self.recipe.seeds:
+            yield self.picture(seed, progress)
+
+    def picture(self, seed: int, progress: Callable[[StepReport], None] | None = None) -> Picture:
+        """Make the picture of one seed, from noise drawn on the CPU so that every device starts from the same."""
+        recipe = self.recipe
+        assert recipe.steps is not None and recipe.guidance_scale is not None  # as_used filled them
+        steps = recipe.steps
+
+        def after_step(pipe: ConceptConductorPipeline, step: int, _t: int, tensors: dict[str, Tensor]) -> None:
+            if progress is not None:
+                progress(StepReport(seed, step + 1, steps, partial(decoded, pipe, tensors["latents"])))
+
+        def inverting(done: int, total: int) -> None:
+            if progress is not None:
+                progress(StepReport(seed, done, total, None))
+
+        start = time.perf_counter()
+        out = self.pipe(
+            prompt=recipe.prompt,
+            concepts=self.concepts,
+            layout=self.layout,
+            negative_prompt=recipe.negative_prompt,
+            height=recipe.height,
+            width=recipe.width,
+            num_inference_steps=steps,
+            guidance_scale=recipe.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            alignment=recipe.alignment,
+            injection=recipe.injection,
+            refinement=recipe.refinement,
+            inversion=recipe.inversion,
+            placement=self.placement,
+            paths_per_forward=recipe.paths_per_forward,
+            callback_on_step_end=after_step,
+            callback_on_inversion=inverting,
+        )
+        assert isinstance(out, ConductorOutput)
+        seconds = time.perf_counter() - start
+        image = out.images[0]
+        assert isinstance(image, Image.Image)
+        used = self.provenance.recipe.model_copy(update={"seeds": (seed,)})
+        record = self.provenance.model_copy(update={"seed": seed, "recipe": used})
+        flagged = any(out.nsfw_content_detected or ())
+        return Picture(seed, image, np.asarray(out.masks[0], dtype=bool), seconds, flagged, record)
+
+
+def located_files(recipe: Recipe) -> dict[Place, Path | str]:
+    """Where the files that a recipe names lie.
+
+    Raises:
+        ConductorError: one is missing.
+    """
+    paths: dict[Place, Path | str] = {}
+    for place, name in recipe.files().items():
+        try:
+            path = locate(name, recipe.folder)
+        except ConductorError as error:
+            raise recipe.error(place, str(error)) from error
+        if not path.exists():
+            raise recipe.error(place, f"there is no file '{path}'; paths count from the recipe's folder")
+        paths[place] = path
+    return paths
+
+
+def open_files(
+    recipe: Recipe, paths: Mapping[Place, Path | str]
+) -> tuple[list[ConceptPrompt], Layout | None, Placement | None]:
+    """Concepts, layout and placement, read from ``paths``.
+
+    Raises:
+        ConductorError: a file that cannot be used, or a prompt that does not fit its concept.
+    """
+    concepts = []
+    for index, entry in enumerate(recipe.concepts):
+        place = ("concepts", index)
+        try:
+            concept = Concept.load(paths[(*place, "file")])
+            weight = {} if entry.weight is None else {"weight": entry.weight}
+            prompt = ConceptPrompt(concept, entry.prompt, replaces=entry.replaces, **weight)
+            prompt.variant(recipe.prompt)  # raises where placeholders or words to replace are missing
+        except ConductorError as error:
+            raise recipe.error(place, str(error)) from error
+        concepts.append(prompt)
+
+    def opened(load: Callable[[str | Path], Image.Image], *place: str | int) -> Image.Image:
+        try:
+            return load(paths[place])
+        except ConductorError as error:
+            raise recipe.error(place, str(error)) from error
+
+    layout = placement = None
+    if (given := recipe.layout) is not None:
+        masks = None
+        if given.masks is not None:
+            masks = [opened(load_mask, "layout", "masks", index) for index in range(len(given.masks))]
+        layout = Layout(opened(load_image, "layout", "image"), given.prompt, masks, given.points)
+    if (into := recipe.placement) is not None:
+        image, mask = opened(load_image, "placement", "image"), opened(load_mask, "placement", "mask")
+        placement = Placement(image, mask, into.prompt, into.background)
+    return concepts, layout, placement
+
+
+def load_pipeline(model: Path | str, recipe: Recipe) -> ConceptConductorPipeline:
+    """Load a model on the recipe's device.
+
+    Raises:
+        ConductorError: it cannot be loaded, or there is no such device.
+    """
+    device = recipe.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise recipe.error(("device",), "there is no CUDA device here; set 'device: auto' or 'device: cpu'")
+    dtype = recipe.dtype
+    if dtype == "auto":
+        dtype = "float16" if device.startswith("cuda") else "float32"
+    single = isinstance(model, Path) and model.is_file()
+    load = ConceptConductorPipeline.from_single_file if single else ConceptConductorPipeline.from_pretrained
+    pipe = load(model, torch_dtype=getattr(torch, dtype))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def as_used(recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[ConceptPrompt]) -> Recipe:
+    """The recipe with nothing left to defaults, which may be others elsewhere or later."""
+    usual = SamplingSettings()
+    settings = filled(
+        pipe.defaults,
+        steps=recipe.steps or usual.steps,
+        guidance_scale=usual.guidance_scale if recipe.guidance_scale is None else recipe.guidance_scale,
+        alignment=recipe.alignment,
+        injection=recipe.injection,
+        refinement=recipe.refinement,
+        inversion=recipe.inversion,
+        paths_per_forward=recipe.paths_per_forward,
+    )
+    entries = [
+        entry.model_copy(update={"weight": float(prompt.weight)})
+        for entry, prompt in zip(recipe.concepts, concepts, strict=True)
+    ]
+    changes: dict[str, Any] = {name: getattr(settings, name) for name in type(settings).model_fields}
+    if isinstance(cache := settings.inversion.cache, Path):
+        changes["inversion"] = settings.inversion.model_copy(update={"cache": recipe.folder / cache})
+    width, height = image_size(pipe.backbone, recipe.width, recipe.height)
+    changes |= {"concepts": tuple(entries), "width": width, "height": height}
+    changes |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.device.type}
+    return recipe.model_copy(update=changes)
+
+
+@torch.no_grad()
+def decoded(pipe: ConceptConductorPipeline, latents: Tensor) -> Image.Image:
+    """What the first of ``latents`` shows so far."""
+    return Image.fromarray(to_uint8(pipe.backbone.decode_latents(latents[:1]))[0])

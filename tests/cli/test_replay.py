@@ -1,0 +1,160 @@
+"""`conductor replay`: the same picture from the same files, and nothing taken from strangers unchecked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from concept_conductor import images
+from concept_conductor.images import read_recipe, save_png
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def picture(conductor, recipe: Path, quick) -> Path:
+    """A picture, as generate made it."""
+    assert conductor("generate", recipe, "--seeds", "7", "--out", "made").status == 0
+    quick.calls.clear()
+    return Path("made/seed-0007.png").resolve()
+
+
+def tampered(picture: Path, **changes: object) -> None:
+    """Change the record in a PNG as a stranger could."""
+    record = json.loads(read_recipe(picture))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        target = record
+        for part in parents:
+            target = target[int(part) if part.isdigit() else part]
+        target[last] = value
+    with Image.open(picture) as image:
+        save_png(image.copy(), picture, {images.RECIPE_KEY: json.dumps(record)})
+
+
+def test_the_same_picture_again(conductor, picture: Path, quick) -> None:
+    outcome = conductor("replay", picture, "--out", "again")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out == f"{Path('again/seed-0007.png')}: identical, pixel for pixel\n"
+    (call,) = quick.calls
+    assert call["generator"].initial_seed() == 7
+    assert [file.name for file in Path("again").iterdir()] == ["seed-0007.png"]
+    again = conductor("replay", "again/seed-0007.png", "--json", "--out", "third")
+    assert json.loads(again.out)["identical"] is True
+
+
+def test_the_real_pipeline_makes_the_same_picture_again(conductor, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("steps: 999", "steps: 2") + "paths_per_forward: 1\n")
+    assert conductor("generate", recipe, "--seeds", "3", "--out", "made").status == 0
+    outcome = conductor("replay", "made/seed-0003.png", "--json")
+    assert outcome.status == 0, outcome.err
+    assert json.loads(outcome.out)["identical"]
+
+
+def test_changed_and_missing_files_are_named(conductor, recipe: Path, picture: Path, quick) -> None:
+    with open(recipe.parent / "chow_dog.pth", "ab") as file:
+        file.write(b"!")
+    (recipe.parent / "mask2.png").unlink()
+    outcome = conductor("replay", picture)
+    assert outcome.status == 1
+    first, second = outcome.err.splitlines()
+    assert "chow_dog.pth' is not the file that made this picture" in first
+    assert second.startswith("'mask2.png' is missing in")
+    assert not quick.calls
+    assert not Path("replayed").exists()
+
+
+def test_moved_files_are_found_in_root_by_their_names(conductor, recipe: Path, picture: Path, tmp_path: Path) -> None:
+    shutil.move(recipe.parent, tmp_path / "elsewhere")
+    assert conductor("replay", picture).status == 1
+    assert conductor("replay", picture, "--root", tmp_path / "elsewhere").status == 0
+
+
+def test_nothing_outside_of_root_is_read(conductor, picture: Path, tmp_path: Path) -> None:
+    root = tmp_path / "recipes"
+    secret = tmp_path / "secret.png"
+    shutil.move(root / "ref.png", secret)
+    for name in ("../secret.png", str(secret)):
+        tampered(
+            picture, recipe__layout__image=name, files={**json.loads(read_recipe(picture))["files"], name: "0" * 64}
+        )
+        outcome = conductor("replay", picture, "--root", root)
+        assert outcome.status == 1
+        assert f"'{name}' is missing in" in outcome.err
+    os.symlink(secret, root / "link.png")
+    tampered(picture, recipe__layout__image="link.png")
+    assert "'link.png' is missing in" in conductor("replay", picture, "--root", root).err
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/"])
+def test_devices_and_folders_are_not_read(conductor, picture: Path, name: str) -> None:
+    tampered(picture, recipe__layout__image=name)
+    outcome = conductor("replay", picture)
+    assert outcome.status == 1
+    assert f"'{name}' is no ordinary file" in outcome.err
+
+
+def test_a_file_that_the_record_has_no_hash_for_is_refused(conductor, picture: Path, quick) -> None:
+    tampered(picture, files={})
+    outcome = conductor("replay", picture)
+    assert outcome.status == 1
+    assert len(outcome.err.splitlines()) == 5
+    assert not quick.calls
+
+
+def test_models_are_verified_and_not_downloaded_unasked(conductor, picture: Path, quick) -> None:
+    tampered(picture, model="0" * 64)
+    assert "is not the one that made this picture: its files differ" in conductor("replay", picture).err
+    assert "is not the one that made this picture" in conductor("replay", picture, "--model", TINY).err
+    tampered(picture, recipe__model="stranger/model")
+    assert "to have it downloaded, say so with --model stranger/model" in conductor("replay", picture).err
+    assert not quick.calls
+
+
+def test_folders_named_in_a_picture_are_not_written_to(conductor, picture: Path, quick, tmp_path: Path) -> None:
+    tampered(
+        picture, recipe__output=str(tmp_path / "evil"), recipe__inversion={"steps": 2, "cache": str(tmp_path / "evil")}
+    )
+    assert conductor("replay", picture).status == 0
+    assert quick.calls[0]["inversion"].cache is True
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": -1}, "'seed': expected a number greater than or equal to 0"),
+        ({"recipe__steps": 10**9}, "'recipe.steps': expected a number less than or equal to 1000"),
+        ({"format": 2}, "'format': expected 1"),
+        ({"files": {"ref.png": "x"}}, "'files.ref.png'"),
+    ],
+)
+def test_a_damaged_record(conductor, picture: Path, changes: dict[str, object], said: str) -> None:
+    tampered(picture, **changes)
+    outcome = conductor("replay", picture)
+    assert outcome.status == 1
+    assert said in outcome.err
+
+
+def test_an_edited_picture_is_not_the_same(conductor, picture: Path) -> None:
+    record = read_recipe(picture)
+    save_png(Image.fromarray(np.full((128, 128, 3), 200, np.uint8)), picture, {images.RECIPE_KEY: record})
+    outcome = conductor("replay", picture)
+    assert outcome.status == 1
+    assert "is not the same picture" in outcome.err
+
+
+def test_a_picture_is_not_overwritten_by_its_replay(conductor, picture: Path) -> None:
+    outcome = conductor("replay", picture, "--out", picture.parent)
+    assert outcome.status == 1
+    assert "choose another folder" in outcome.err
+
+
+def test_pictures_without_a_recipe(conductor, recipe: Path) -> None:
+    assert "carries no recipe" in conductor("replay", recipe.parent / "ref.png").err
+    assert "there is no picture" in conductor("replay", "none.png").err
