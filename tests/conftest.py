@@ -36,7 +36,8 @@ def tiny_concepts() -> dict[str, ConceptPrompt]:
 
 def picture(name: str) -> Image.Image:
     """One of the parity cases' pictures."""
-    return Image.open(TINY / f"{name}.png")
+    with Image.open(TINY / f"{name}.png") as image:
+        return image.copy()
 
 
 @pytest.fixture(scope="session")

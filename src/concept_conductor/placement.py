@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -9,11 +10,10 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from concept_conductor.backbones import Backbone
 from concept_conductor.errors import ConductorError
-from concept_conductor.inversion import InversionSource, Inverted, Progress, invert
+from concept_conductor.inversion import InversionSource, Inverted
 from concept_conductor.layout import MaskLike
-from concept_conductor.settings import Inversion
-from concept_conductor.unet.multipath import Multipath
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,14 @@ class Placement:
             raise ConductorError(f"the placement's background must be 'inversion' or 'noise', not {self.background!r}")
 
 
+#: Gives an image's inversion at all timesteps of the run.
+Inverter = Callable[[InversionSource], Inverted]
+
+
 class Background(Protocol):
     """What stays of the image, in latents."""
 
-    def prepare(
-        self,
-        paths: Multipath,
-        timesteps: Tensor,
-        reference: Inverted | None,
-        reference_source: InversionSource | None,
-        settings: Inversion,
-        progress: Progress | None,
-    ) -> None:
+    def prepare(self, backbone: Backbone, timesteps: Tensor, invert: Inverter) -> None:
         """Called once before the first step."""
         ...
 
@@ -72,24 +68,13 @@ class NoisedBackground:
     mask: Tensor
     noise: Tensor
 
-    def prepare(
-        self,
-        paths: Multipath,
-        timesteps: Tensor,
-        reference: Inverted | None,
-        reference_source: InversionSource | None,
-        settings: Inversion,
-        progress: Progress | None,
-    ) -> None:
-        self._clean = paths.backbone.encode_image(self.pixels)
-        self._scheduler = paths.backbone.scheduler
-        self._timesteps = timesteps
+    def prepare(self, backbone: Backbone, timesteps: Tensor, invert: Inverter) -> None:
+        clean = backbone.encode_image(self.pixels)
+        self._latents = [backbone.scheduler.add_noise(clean, self.noise, t[None]) for t in timesteps[1:]]
+        self._latents.append(clean)
 
     def keep(self, latents: Tensor, index: int) -> Tensor:
-        background = self._clean
-        if index + 1 < len(self._timesteps):
-            background = self._scheduler.add_noise(self._clean, self.noise, self._timesteps[index + 1 : index + 2])
-        return torch.lerp(background.expand_as(latents), latents, self.mask.to(latents))
+        return torch.lerp(self._latents[index].expand_as(latents), latents, self.mask.to(latents))
 
 
 @dataclass
@@ -104,20 +89,10 @@ class InvertedBackground:
     source: InversionSource
     mask: Tensor
 
-    def prepare(
-        self,
-        paths: Multipath,
-        timesteps: Tensor,
-        reference: Inverted | None,
-        reference_source: InversionSource | None,
-        settings: Inversion,
-        progress: Progress | None,
-    ) -> None:
-        inverted = reference
-        if inverted is None or reference_source is None or not self.source.same_as(reference_source):
-            inverted = invert(paths, self.source, timesteps, (), settings, progress)
+    def prepare(self, backbone: Backbone, timesteps: Tensor, invert: Inverter) -> None:
+        inverted = invert(self.source)
         self._latents = [inverted.latents[int(t)] for t in timesteps[1:]]
-        self._latents.append(paths.backbone.encode_image(self.source.pixels))
+        self._latents.append(backbone.encode_image(self.source.pixels))
 
     def keep(self, latents: Tensor, index: int) -> Tensor:
         return torch.lerp(self._latents[index].expand_as(latents), latents, self.mask.to(latents))

@@ -11,7 +11,7 @@ from torch import Tensor
 from concept_conductor.alignment import align
 from concept_conductor.backbones import Backbone
 from concept_conductor.injection import inject
-from concept_conductor.inversion import Progress, invert
+from concept_conductor.inversion import InversionSource, Inverted, Progress, invert
 from concept_conductor.refinement import RefinedMasks
 from concept_conductor.scene import Scene
 from concept_conductor.settings import SamplingSettings
@@ -57,12 +57,18 @@ def sample(
     latents, text = scene.latents, scene.text
 
     with multipath(backbone, scene.updates, settings.paths_per_forward) as paths:
+
+        def inversion(source: InversionSource) -> Inverted:
+            if reference is not None and scene.reference is not None and source.same_as(scene.reference):
+                return reference  # in object replacement the image is its own layout reference
+            return invert(paths, source, timesteps, (), settings.inversion, progress)
+
         reference = None
         if scene.reference is not None:
             reference = invert(paths, scene.reference, timesteps, timesteps[aligned], settings.inversion, progress)
         masks = RefinedMasks(scene.masks.masks(paths, timesteps, reference, len(latents)))
         if scene.background is not None:
-            scene.background.prepare(paths, timesteps, reference, scene.reference, settings.inversion, progress)
+            scene.background.prepare(backbone, timesteps, inversion)
 
         for index, t in enumerate(timesteps):
             loss = None

@@ -14,9 +14,16 @@ from concept_conductor.errors import ConductorError
 STAGES = ("down_blocks.", "mid_block.", "up_blocks.")
 
 
+def plain(unet: nn.Module) -> nn.Module:
+    """The U-Net itself where ``torch.compile`` has wrapped it."""
+    original = getattr(unet, "_orig_mod", unet)
+    assert isinstance(original, nn.Module)
+    return original
+
+
 def attention_layers(unet: nn.Module) -> dict[str, Attention]:
     """Every attention layer by name, in down, mid, up order."""
-    named = [(name, module) for name, module in unet.named_modules() if isinstance(module, Attention)]
+    named = [(name, module) for name, module in plain(unet).named_modules() if isinstance(module, Attention)]
     return {name: module for stage in STAGES for name, module in named if name.startswith(stage)}
 
 

@@ -19,6 +19,7 @@ from concept_conductor.unet.layers import (
     attention_layers,
     cross_attention_names,
     decoder_attention_names,
+    plain,
     self_attention,
 )
 from concept_conductor.unet.lora import pathwise
@@ -94,13 +95,6 @@ class Multipath:
                 rows, timestep, encoder_hidden_states=forward.rows_of_text(0), return_dict=False, **added
             )[0]
         return output
-
-
-def plain(unet: torch.nn.Module) -> torch.nn.Module:
-    """The U-Net itself where ``torch.compile`` has wrapped it."""
-    original = getattr(unet, "_orig_mod", unet)
-    assert isinstance(original, torch.nn.Module)
-    return original
 
 
 @contextmanager

@@ -1,0 +1,95 @@
+"""Pictures judged as pictures: the embedded model makes the examples, and the judge says what stands where."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout, Placement
+from concept_conductor.mini.judge import Finding, Judge
+from concept_conductor.recipe import Recipe
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+pytestmark = pytest.mark.slow  # a minute or so each
+
+#: recipe -> the designs its concepts were trained on, in the concepts' order
+DESIGNS = {
+    "dog_and_cat": ["dog/noto", "cat/emojione"],
+    "two_dogs": ["dog/noto", "dog/emojione"],
+}
+
+
+@cache
+def mini() -> ConceptConductorPipeline:
+    pipe = ConceptConductorPipeline.from_pretrained("mini")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def grey(name: str) -> Image.Image:
+    return Image.open(EXAMPLES / "layouts" / f"{name}.png").convert("L")
+
+
+def stands_in(finding: Finding, mask: Image.Image) -> bool:
+    """Whether the middle of what was found lies within the mask's bounding box."""
+    rows, columns = np.nonzero(np.asarray(mask) > 127)
+    left, top, right, bottom = finding.box
+    x, y = (left + right) / 2 * mask.width, (top + bottom) / 2 * mask.height
+    return bool(columns.min() <= x <= columns.max() and rows.min() <= y <= rows.max())
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_both_concepts_are_there_where_asked_and_not_mixed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example as it is shipped: each mask holds its own concept's design, and no other object is about."""
+    monkeypatch.setenv("CONCEPT_CONDUCTOR_CACHE", str(tmp_path))
+    (picture,) = Recipe.load(EXAMPLES / f"{name}.yaml").run(mini())
+    findings = Judge.load().find(picture.image)
+    assert sorted(finding.design for finding in findings) == sorted(DESIGNS[name])
+    for number, design in enumerate(DESIGNS[name], start=1):
+        (finding,) = (finding for finding in findings if finding.design == design)
+        assert stands_in(finding, grey(f"{name}-{number}"))
+    assert not (picture.masks[0] & picture.masks[1]).any()
+
+
+def test_without_the_method_the_base_model_does_not_know_the_concepts() -> None:
+    """The test above can fail: the same prompt without concepts shows other designs."""
+    pictures = mini()(
+        "a dog and a cat on the beach",
+        num_inference_steps=50,
+        guidance_scale=4.0,
+        num_images_per_prompt=2,
+        generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
+    ).images
+    judge = Judge.load()
+    found = {finding.design for picture in pictures for finding in judge.find(picture)}
+    assert not found & set(DESIGNS["dog_and_cat"])
+
+
+def test_an_object_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
+    image, mask = Image.open(EXAMPLES / "layouts" / "dog_and_cat.png").convert("RGB"), grey("dog_and_cat-1")
+    size = 64
+    grown = np.asarray(mask.resize((size, size))) > 127
+    for axis in (0, 1):  # a little room around the old object
+        grown = grown | np.roll(grown, 2, axis) | np.roll(grown, -2, axis)
+    prompt = "a dog and a cat on the grass"
+    out = mini()(
+        prompt,
+        [ConceptPrompt(Concept.load("mini/dog-noto"), replaces=["dog", "cat"])],
+        Layout(image, prompt, masks=[mask]),
+        placement=Placement(image, grown),
+        num_inference_steps=50,
+        guidance_scale=4.0,
+        inversion=Inversion(steps=250, cache=tmp_path),
+        generator=torch.Generator().manual_seed(0),
+    )
+    original = np.asarray(image.resize((size, size)))
+    made = np.asarray(out.images[0])
+    assert np.array_equal(made[~grown], original[~grown])
+    assert np.abs(made[grown].astype(int) - original[grown].astype(int)).mean() > 5
