@@ -1,0 +1,96 @@
+"""`conductor mini`: train the embedded model, and measure it.
+
+Torch and what stands on it are imported when a command runs, so that `conductor --help` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concept_conductor.mini import CONCEPTS_FOLDER, JUDGE_FILE, MODEL_FOLDER
+
+if TYPE_CHECKING:
+    from concept_conductor.mini.presets import Preset
+    from concept_conductor.mini.training import Replica, Settings
+
+app = typer.Typer(help="Train the embedded model, and measure it.", no_args_is_help=True)
+
+
+class Part(str, Enum):
+    """What can be trained."""
+
+    vae = "vae"
+    unet = "unet"
+    judge = "judge"
+    all = "all"
+
+
+class PresetName(str, Enum):
+    """Keys of `presets.PRESETS`."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@app.command()
+def train(
+    part: Annotated[Part, typer.Argument(help="What to train; `all` goes through the three in order.")],
+    state: Annotated[Path, typer.Option(help="Folder for checkpoints; an interrupted run continues from it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the trained model and the judge.")],
+    preset: Annotated[PresetName, typer.Option(help="Which version.")] = PresetName.cpu,
+    minutes: Annotated[float | None, typer.Option(help="Training time of each part, if not the preset's.")] = None,
+) -> None:
+    """Train the autoencoder, the U-Net with its text encoder, or the judge, from nothing."""
+    from concept_conductor.mini.presets import PRESETS
+    from concept_conductor.mini.training import launch
+
+    state.mkdir(parents=True, exist_ok=True)
+    chosen = PRESETS[preset]
+    for name in [Part.vae, Part.unet, Part.judge] if part is Part.all else [part]:
+        settings = getattr(chosen, name)
+        if minutes is not None:
+            settings = dataclasses.replace(settings, minutes=minutes)
+        launch(_train, name, chosen, settings, state, out, processes=chosen.processes)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder for the contact sheets.")],
+    model: Annotated[Path, typer.Option(help="The model.")] = MODEL_FOLDER,
+    concepts: Annotated[Path, typer.Option(help="Folder of concepts, CLASS-STYLE.safetensors.")] = CONCEPTS_FOLDER,
+    preset: Annotated[PresetName, typer.Option(help="The version that the model is.")] = PresetName.cpu,
+    seeds: Annotated[int, typer.Option(help="Pictures per prompt, from seeds 0, 1, ...", min=1)] = 2,
+) -> None:
+    """Measure the model with the judge: single objects, pairs, concepts alone, pairs of concepts by each method."""
+    from concept_conductor import ConceptConductorPipeline
+    from concept_conductor.mini.presets import PRESETS
+    from concept_conductor.mini.report import load_concepts, measure
+
+    pipe = ConceptConductorPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    for what, value in measure(pipe, PRESETS[preset].world(), load_concepts(concepts), seeds, out):
+        typer.echo(f"{what:<60}{value}")
+
+
+def _train(part: Part, preset: Preset, settings: Settings, state: Path, out: Path, replica: Replica) -> None:
+    """One part in one process; the first process writes what other parts read."""
+    from diffusers import AutoencoderKL
+
+    from concept_conductor.mini import judge, tokenizer, unet, vae
+
+    if part is Part.vae:
+        trained = vae.train(preset, settings, state / "vae.pt", replica)
+        if replica.rank == 0:
+            trained.save_pretrained(state / "vae")
+        return
+    autoencoder = AutoencoderKL.from_pretrained(state / "vae")
+    if part is Part.unet:
+        words = tokenizer.build(state / f"tokenizer-{replica.rank}")
+        unet.train(preset, settings, autoencoder, words, state, out, replica)
+    else:
+        judge.train(preset, settings, autoencoder, state / "judge.pt", out / JUDGE_FILE.name, replica)

@@ -1,0 +1,85 @@
+"""How an image is placed on the training canvas.
+
+The published recipe: the short side brought to the resolution; half the time a crop, that of a portrait keeping the
+top; the long side fitted to the resolution; a random place on a black canvas; the mask alike. No mirroring.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from concept_conductor.training.dataset import Example
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where an image goes; equal placings give equal pictures, so that what is made of them can be kept.
+
+    Attributes:
+        box: the part of the image that is used, ``(left, top, right, bottom)`` in its own pixels.
+        size: width and height on the canvas.
+        offset: of the upper left corner, from that of the canvas.
+    """
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    offset: tuple[int, int]
+
+
+def place(size: tuple[int, int], resolution: int, crop: float, random: Random) -> Placing:
+    """Draw where an image of ``size`` (width, height) goes on a square canvas.
+
+    Args:
+        resolution: side of the canvas.
+        crop: how often to crop.
+        random: decides.
+    """
+    width, height = size
+    scale = resolution / min(size)
+    w, h = max(resolution, round(width * scale)), max(resolution, round(height * scale))  # short side at resolution
+    left = top = 0
+    if random.random() < crop:
+        if h > w:
+            h = w + random.randint(0, h - w)  # a portrait keeps the top
+        else:
+            left, w = random.randint(0, w - resolution), resolution
+    box = (left / scale, top / scale, min(width, (left + w) / scale), min(height, (top + h) / scale))
+    # the short side to one less than the canvas, so that even a square moves a little, unless the long side is longer
+    fit = min((resolution - 1) / min(w, h), resolution / max(w, h))
+    placed = (max(1, min(resolution, round(w * fit))), max(1, min(resolution, round(h * fit))))
+    offset = (random.randint(0, resolution - placed[0]), random.randint(0, resolution - placed[1]))
+    return Placing(box, placed, offset)
+
+
+def place_subject(example: Example, resolution: int, crop: float, random: Random) -> Placing:
+    """A placing that keeps at least some of the subject in the picture."""
+    placing = place(example.image.size, resolution, crop, random)
+    if example.mask is not None and _part(example.mask, placing, Image.Resampling.NEAREST).getbbox() is None:
+        return place(example.image.size, resolution, 0.0, random)
+    return placing
+
+
+def canvas(example: Example, placing: Placing, resolution: int) -> tuple[Tensor, Tensor]:
+    """The training picture.
+
+    Returns:
+        pixels ``(3, H, W)`` in -1..1 and the mask ``(1, H, W)`` of 0 and 1: the subject, or without a mask all that
+        is not padding.
+    """
+    picture = Image.new("RGB", (resolution, resolution))
+    picture.paste(_part(example.image, placing, Image.Resampling.BILINEAR), placing.offset)
+    mask = Image.new("L", (resolution, resolution))
+    outline = example.mask or Image.new("L", example.image.size, 255)
+    mask.paste(_part(outline, placing, Image.Resampling.NEAREST), placing.offset)
+    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+    return pixels, torch.from_numpy(np.array(mask) > 127)[None].float()
+
+
+def _part(picture: Image.Image, placing: Placing, resample: Image.Resampling) -> Image.Image:
+    return picture.resize(placing.size, resample, box=placing.box)

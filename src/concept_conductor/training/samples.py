@@ -1,0 +1,95 @@
+"""Pictures made on the way: sample grids, and the training's curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from concept_conductor.backbones import Backbone
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.layout import GivenMasks
+from concept_conductor.prompts import Conditioning
+from concept_conductor.sampling import sample
+from concept_conductor.scene import Scene
+from concept_conductor.settings import SamplingSettings
+from concept_conductor.training.captions import with_placeholders
+from concept_conductor.training.config import Samples
+from concept_conductor.unet.lora import scaled
+
+CAPTION_HEIGHT = 14
+GAP = 2
+
+
+def sample_grid(backbone: Backbone, concept: Concept, settings: Samples, resolution: int) -> Image.Image:
+    """What the concept alone gives: one row per prompt, one column per weight, all from one noise."""
+    side = resolution // backbone.vae_factor
+    generator = torch.Generator().manual_seed(settings.seed)
+    noise = torch.randn(1, int(backbone.unet.config.in_channels), side, side, generator=generator)
+    noise = noise.to(backbone.device, backbone.dtype)
+    prompts = [with_placeholders(text, concept.placeholders) for text in settings.prompts]
+    tile = max(resolution, 64)
+    width, height = (tile + GAP) * len(settings.weights), (tile + CAPTION_HEIGHT + GAP) * len(prompts) + CAPTION_HEIGHT
+    grid = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(grid)
+    for column, weight in enumerate(settings.weights):
+        draw.text((column * (tile + GAP) + 2, 1), f"{weight:g}", fill="black")
+        texts = backbone.encode_concept_prompts(concept, weight, [*prompts, ""])
+        for row, text in enumerate(texts[:-1]):
+            picture = _picture(backbone, concept, weight, Conditioning.stack([[text, texts[-1]]]), noise, settings)
+            top = CAPTION_HEIGHT + row * (tile + CAPTION_HEIGHT + GAP)
+            grid.paste(picture.resize((tile, tile)) if tile != resolution else picture, (column * (tile + GAP), top))
+            if column == 0:
+                draw.text((2, top + tile), settings.prompts[row], fill="black")
+    return grid
+
+
+def _picture(
+    backbone: Backbone, concept: Concept, weight: float, text: Conditioning, noise: Tensor, settings: Samples
+) -> Image.Image:
+    """One picture of the concept's own path alone."""
+    nowhere = GivenMasks(torch.zeros(0, *noise.shape[-2:], dtype=torch.bool))
+    scene = Scene(text, [scaled(concept.unet, weight)], noise, nowhere)
+    run = SamplingSettings(
+        steps=settings.steps, guidance_scale=settings.guidance_scale, alignment=None, injection=None, refinement=None
+    )
+    latents = noise
+    with closing(sample(backbone, scene, run)) as steps:
+        for step in steps:
+            latents = step.latents
+    pixels = backbone.decode_latents(latents)[0].permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray((pixels * 255).round().astype(np.uint8))
+
+
+def draw_curves(
+    path: Path, losses: Sequence[float], attention: Sequence[float], norms: Sequence[float], threshold: float
+) -> Path | None:
+    """The training's curves as a PNG; None where matplotlib is not installed (the extra ``train`` has it)."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for panel, title, values in zip(
+        panels, ("loss", "attention loss", "norm"), (losses, attention, norms), strict=True
+    ):
+        steps = np.arange(1, len(values) + 1)
+        smooth = title != "norm" and len(values) > 20
+        panel.plot(steps, values, color="0.75" if smooth else "C0", linewidth=0.5 if smooth else 1)
+        if smooth:
+            window = max(5, len(values) // 20)
+            mean = np.convolve(values, np.ones(window) / window, mode="valid")
+            panel.plot(steps[window - 1 :], mean, color="C0")
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel("step", fontsize=8)
+        panel.tick_params(labelsize=7)
+    panels[2].axhline(threshold, color="C3", linestyle="--", linewidth=0.8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    return path

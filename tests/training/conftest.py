@@ -1,0 +1,88 @@
+"""A tiny model to train on, and images of one subject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image, ImageDraw
+
+from concept_conductor import ConceptConductorPipeline
+from concept_conductor.backbones import Backbone, SD15Backbone
+from concept_conductor.training import TrainingConfig
+from tests.conftest import TINY
+
+SIDE = 64
+
+
+@pytest.fixture(scope="session")
+def published() -> Backbone:
+    """A random SD1.5 of the published layout; latents of 64 px pictures are 8x8."""
+    return ConceptConductorPipeline.from_pretrained(TINY, torch_dtype=torch.float32).backbone
+
+
+@pytest.fixture(scope="session")
+def backbone(published: Backbone) -> Backbone:
+    """The same with a much smaller U-Net of four cross-attention layers."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    layer = "up_blocks.1.attentions.0.transformer_blocks.0.attn1"
+    return SD15Backbone(
+        unet=unet,
+        vae=published.vae,
+        text_encoder=published.text_encoder,
+        tokenizer=published.tokenizer,
+        scheduler=published.scheduler,
+        defaults=published.defaults.overridden({"layout_layer": layer, "mask_layer": layer}),
+        device=published.device,
+    )
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three images with masks and captions."""
+    return draw(tmp_path / "photos", 3)
+
+
+def draw(folder: Path, count: int, masks: bool = True, captions: bool = True) -> Path:
+    """Write images of a red square on blue."""
+    (folder / "masks").mkdir(parents=True)
+    for index in range(count):
+        box = (10 + 5 * index, 20, 34 + 5 * index, 50)
+        image, mask = Image.new("RGB", (SIDE, SIDE), "navy"), Image.new("L", (SIDE, SIDE))
+        ImageDraw.Draw(image).rectangle(box, fill="red")
+        ImageDraw.Draw(mask).rectangle(box, fill=255)
+        image.save(folder / f"{index}.png")
+        if masks:
+            mask.save(folder / "masks" / f"{index}.png")
+        if captions:
+            (folder / f"{index}.txt").write_text("a <TOK> on the beach, red, square\n")
+    return folder
+
+
+def recipe(photos: Path, **changes: Any) -> TrainingConfig:
+    """A short training; ``changes`` go over it."""
+    fields: dict[str, Any] = {
+        "model": str(TINY),
+        "images": photos,
+        "output": photos.parent / "toy.safetensors",
+        "placeholders": ["<toy_1>", "<toy_2>"],
+        "class_word": "a",
+        "steps": 3,
+        "resolution": SIDE,
+        "samples": {"prompts": []},
+        "checkpoint_every": 2,
+    }
+    return TrainingConfig.model_validate({**fields, **changes})

@@ -1,0 +1,308 @@
+"""The loop: what it changes, what it leaves alone, and that it can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from concept_conductor import Concept
+from concept_conductor.backbones import Backbone, SD15Backbone
+from concept_conductor.cli import main
+from concept_conductor.errors import ConductorError
+from concept_conductor.training import Trainer, TrainingStep, train
+from concept_conductor.training.attention import layerwise_texts
+from concept_conductor.training.config import LearningRates
+from concept_conductor.unet.layers import cross_attention_names
+from tests.conftest import TINY
+from tests.training.conftest import SIDE, draw, recipe
+
+
+def weights(backbone: Backbone) -> dict[str, Tensor]:
+    models = {"unet": backbone.unet, "text": backbone.text_encoder, "vae": backbone.vae}
+    return {f"{k}.{name}": v.clone() for k, model in models.items() for name, v in model.state_dict().items()}
+
+
+def numbers(concept: Concept) -> dict[str, Tensor]:
+    layers = {**concept.text_encoders[0], **concept.unet}
+    halves = {f"{name}.{half}": tensor for name, pair in layers.items() for half, tensor in pair._asdict().items()}
+    return {**concept.tokens[0], **halves}
+
+
+def run(trainer: Trainer) -> list[TrainingStep]:
+    return list(trainer.run(resume=False))
+
+
+@torch.no_grad()
+def losses_now(trainer: Trainer) -> tuple[float, float]:
+    """Both losses over the first steps' batches and noise, as the concept is now."""
+    done, pairs = trainer.done, []
+    with trainer.parameters.inserted(), layerwise_texts(trainer.backbone.unet) as paths:
+        for trainer.done in range(4):
+            pairs.append(trainer._loss(paths))
+    trainer.done = done
+    return float(sum(loss for loss, _ in pairs)), float(sum(attention for _, attention in pairs))
+
+
+@pytest.mark.parametrize(("weight", "which"), [(0, 0), (10, 1)])
+def test_training_lowers_both_losses(backbone: Backbone, photos: Path, weight: float, which: int) -> None:
+    rates = {"embeddings": 5e-2, "text_encoder": 1e-2, "unet": 1e-2}
+    config = recipe(
+        photos,
+        steps=20,
+        learning_rates=rates,
+        norm_threshold=100,
+        regularisation={"weight": weight},
+        checkpoint_every=99,
+    )
+    trainer = Trainer(backbone, config)
+    before = losses_now(trainer)
+    run(trainer)
+    after = losses_now(trainer)
+    assert after[which] < 0.95 * before[which], (before, after)
+    assert before[1] <= 4 * 2 * 2  # four batches, two placeholders, two resolutions
+
+
+def test_the_model_is_what_it_was(backbone: Backbone, photos: Path) -> None:
+    before, processors = weights(backbone), dict(backbone.unet.attn_processors)
+    modules = [dict(model.named_modules()) for model in (backbone.unet, backbone.text_encoder)]
+    run(Trainer(backbone, recipe(photos, learning_rates={"unet": 1e-2, "text_encoder": 1e-2})))
+    with closing(Trainer(backbone, recipe(photos, steps=9)).run(resume=False)) as steps:
+        next(steps)  # closed half way
+    after = weights(backbone)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(processor is processors[name] for name, processor in backbone.unet.attn_processors.items())
+    for was, model in zip(modules, (backbone.unet, backbone.text_encoder), strict=True):
+        assert all(was[name] is module for name, module in model.named_modules())
+    assert not any(parameter.requires_grad for parameter in backbone.unet.parameters())
+
+
+def test_it_starts_from_the_model_itself(published: Backbone, photos: Path) -> None:
+    concept = Trainer(published, recipe(photos, rank=3)).concept()
+    table = published.text_encoder.get_input_embeddings().weight
+    assert torch.equal(concept.tokens[0]["<toy_2>"], table[published.tokenizer("a").input_ids[1]].expand(16, -1))
+    assert concept.tokens[0]["<toy_1>"].std() == pytest.approx(0.013, rel=0.5)
+    assert len(concept.unet) == 128
+    assert len(concept.text_encoders[0]) == 8
+    for pair in concept.unet.values():
+        assert pair.rank == 3
+        assert not pair.up.any()
+        bound = pair.down.shape[1] ** -0.5
+        assert 0.5 * bound < pair.down.abs().max() <= bound
+
+
+def test_the_norm_rule_freezes_the_rows(backbone: Backbone, photos: Path) -> None:
+    config = recipe(photos, steps=6, learning_rates={"embeddings": 1e-2})
+    trainer = Trainer(backbone, config.model_copy(update={"norm_threshold": 1e-3}))
+    start = trainer.concept()
+    with closing(trainer.run(resume=False)) as steps:
+        assert next(steps).frozen
+        first = trainer.concept()
+        last = list(steps)[-1]
+    end = trainer.concept()
+    assert last.frozen
+    assert all(not torch.equal(start.tokens[0][name], first.tokens[0][name]) for name in first.placeholders)
+    assert all(torch.equal(first.tokens[0][name], end.tokens[0][name]) for name in first.placeholders)
+    name = next(iter(end.unet))
+    assert not torch.equal(first.unet[name].up, end.unet[name].up)  # low-rank training goes on
+
+
+def test_everything_is_trained(published: Backbone, photos: Path) -> None:
+    trainer = Trainer(published, recipe(photos, learning_rates={"embeddings": 1e-2}))
+    start = numbers(trainer.concept())
+    run(trainer)
+    assert not [name for name, tensor in numbers(trainer.concept()).items() if torch.equal(tensor, start[name])]
+
+
+def test_learning_rates_fall_linearly_to_zero(backbone: Backbone, photos: Path) -> None:
+    trainer = Trainer(backbone, recipe(photos, steps=4))
+    seen = [[group["lr"] for group in trainer.optimizer.param_groups] for _ in trainer.run(resume=False)]
+    rates = LearningRates()
+    for step, row in enumerate(seen):
+        expected = [rate * (1 - step / 4) for rate in (rates.embeddings, rates.text_encoder, rates.unet)]
+        assert row == pytest.approx(expected)
+
+
+def test_the_text_of_training_is_that_of_sampling(backbone: SD15Backbone, photos: Path) -> None:
+    trainer = Trainer(backbone, recipe(photos, steps=2, learning_rates={"embeddings": 1e-1, "text_encoder": 1e-1}))
+    run(trainer)
+    prompts = ["a <toy_1> <toy_2> here", "one <toy_2>, <toy_1>"]
+    with torch.no_grad(), trainer.parameters.inserted():
+        texts, positions = trainer._texts(prompts)
+    expected = backbone.encode_concept_prompts(trainer.concept(), 1.0, prompts)
+    for row, text in enumerate(expected):
+        assert torch.allclose(texts[0, row], text.texts[0, 0], atol=1e-5)
+    assert texts.shape[2] == len(cross_attention_names(backbone.unet))
+    assert positions[0, 1] == positions[0, 0] + 1
+
+
+@pytest.mark.parametrize(("count", "masks", "captions"), [(1, False, False), (1, True, True), (5, False, True)])
+def test_any_folder_trains(backbone: Backbone, tmp_path: Path, count: int, masks: bool, captions: bool) -> None:
+    folder = draw(tmp_path / "photos", count, masks, captions)
+    concept = train(recipe(folder, steps=2, batch=3), backbone=backbone)
+    assert (tmp_path / "toy.safetensors").is_file()
+    assert concept.metadata["class_word"] == "a"
+    assert not (tmp_path / "toy.training" / "checkpoint.pt").exists()
+
+
+def test_files_made_on_the_way(backbone: Backbone, photos: Path) -> None:
+    samples = {"prompts": ["a <TOK>", "two <TOK>"], "every": 2, "steps": 2}
+    output = photos.parent / "toy.pth"
+    config = recipe(photos, samples=samples, format="mixofshow", output=output, file_precision="fp16")
+    seen: list[TrainingStep] = []
+    train(config, backbone=backbone, progress=seen.append)
+    assert [step.samples is not None for step in seen] == [False, True, True]
+    assert [step.checkpoint is not None for step in seen] == [False, True, False]
+    assert {path.name for path in config.folder.iterdir()} == {
+        "samples-00002.png",
+        "samples-00003.png",
+        "curves.png",
+        "log.csv",
+    }
+    assert len((config.folder / "log.csv").read_text().splitlines()) == 4
+    loaded = Concept.load(config.output)
+    assert loaded.placeholders == ("<toy_1>", "<toy_2>")
+    assert {tensor.dtype for tensor in numbers(loaded).values()} == {torch.float16}
+    backbone.check(loaded)
+
+
+def test_resumed_equals_uninterrupted(backbone: Backbone, photos: Path) -> None:
+    config = recipe(photos, steps=7, checkpoint_every=3, learning_rates={"embeddings": 1e-2, "unet": 1e-3})
+    whole = Trainer(backbone, config)
+    expected = [step.loss for step in run(whole)]
+    with closing(Trainer(backbone, config).run(resume=False)) as steps:
+        for _ in range(5):
+            next(steps)
+    second = Trainer(backbone, config)
+    resumed = list(second.run())
+    assert [step.step for step in resumed] == [4, 5, 6, 7]
+    assert [row[0] for row in second.history] == expected
+    ours, theirs = numbers(whole.concept()), numbers(second.concept())
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_checkpoint_of_another_training_is_refused(backbone: Backbone, photos: Path) -> None:
+    with closing(Trainer(backbone, recipe(photos, steps=5)).run(resume=False)) as steps:
+        for _ in range(3):
+            next(steps)
+    with pytest.raises(ConductorError, match="rank differ"):
+        next(Trainer(backbone, recipe(photos, steps=5, rank=2)).run())
+    (photos / "0.txt").write_text("a <TOK>\n")
+    with pytest.raises(ConductorError, match="the images differ"):
+        next(Trainer(backbone, recipe(photos, steps=5)).run())
+    trainer = Trainer(backbone, recipe(photos, steps=5))
+    trainer.checkpoint_file.write_bytes(trainer.checkpoint_file.read_bytes()[:100])
+    with pytest.raises(ConductorError, match="damaged"):
+        next(trainer.run())
+    with closing(trainer.run(resume=False)) as steps:
+        assert next(steps).step == 1
+
+
+def test_a_run_that_breaks_says_so(backbone: Backbone, photos: Path) -> None:
+    rates = {"embeddings": 1e30, "text_encoder": 1e30, "unet": 1e30}
+    with pytest.raises(ConductorError, match="no longer a number"):
+        run(Trainer(backbone, recipe(photos, steps=9, learning_rates=rates, norm_threshold=1e38)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"initialiser": ["x1y2z3", "a"]}, "tokens of this model"),
+        ({"initialiser": ["<rand-x>", "a"]}, "tokens|number"),
+        ({"resolution": SIDE + 8}, "multiple of 16"),
+        ({"precision": "fp16"}, "CUDA"),
+        ({"samples": {"prompts": ["a dog"]}}, "<TOK>"),
+    ],
+)
+def test_what_does_not_fit_the_model(backbone: Backbone, photos: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ConductorError, match=words):
+        Trainer(backbone, recipe(photos, **changes))
+
+
+def test_velocity_is_honoured(photos: Path, backbone: Backbone) -> None:
+    assert isinstance(backbone, SD15Backbone)
+    config = dict(backbone.scheduler.config)
+    other = SD15Backbone(
+        unet=backbone.unet, vae=backbone.vae, text_encoder=backbone.text_encoder, tokenizer=backbone.tokenizer,
+        scheduler=type(backbone.scheduler).from_config({**config, "prediction_type": "v_prediction"}),
+        defaults=backbone.defaults, device=backbone.device,
+    )  # fmt: skip
+    noise, velocity = (run(Trainer(model, recipe(photos, steps=1)))[0].loss for model in (backbone, other))
+    assert noise != velocity
+
+
+def yaml_recipe(photos: Path, output: Path) -> Path:
+    content = {
+        "model": str(TINY), "images": str(photos), "output": str(output), "placeholders": ["<toy_1>", "<toy_2>"],
+        "class_word": "a", "steps": 12, "resolution": SIDE, "samples": {"prompts": []}, "checkpoint_every": 1,
+        "learning_rates": {"embeddings": 1e-2, "unet": 1e-3},
+    }  # fmt: skip
+    path = output.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Path) -> None:
+    killed, whole = yaml_recipe(photos, tmp_path / "killed.safetensors"), yaml_recipe(photos, tmp_path / "whole.pth")
+    program = "import torch; torch.set_num_threads(1); from concept_conductor.cli import main; main()"
+    command = [sys.executable, "-c", program, "train", str(killed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed.training" / "checkpoint.pt"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert checkpoint.exists()
+    assert not (tmp_path / "killed.safetensors").exists()
+    for path in (killed, whole):
+        with pytest.raises(SystemExit) as left:
+            main(["train", str(path)])
+        assert not left.value.code
+    ours, theirs = numbers(Concept.load(tmp_path / "killed.safetensors")), numbers(Concept.load(tmp_path / "whole.pth"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    logs = [(tmp_path / f"{name}.training" / "log.csv").read_text() for name in ("killed", "whole")]
+    assert logs[0] == logs[1]
+
+
+def test_ctrl_c_keeps_the_checkpoint(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = yaml_recipe(photos, tmp_path / "toy.safetensors")
+    step = Trainer._step
+
+    def interrupted(trainer: Trainer, paths: object) -> TrainingStep:
+        if trainer.done == 2:
+            raise KeyboardInterrupt
+        return step(trainer, paths)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    with pytest.raises(SystemExit) as left:
+        main(["train", str(path)])
+    assert left.value.code == 130
+    assert "checkpoint is kept" in capsys.readouterr().err
+    assert (tmp_path / "toy.training" / "checkpoint.pt").exists()
+    assert not (tmp_path / "toy.safetensors").exists()
+
+
+def test_the_command_names_bad_input(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = yaml_recipe(photos, tmp_path / "toy.safetensors")
+    path.write_text(path.read_text().replace("steps: 12", "steps: soon"))
+    with pytest.raises(SystemExit) as left:
+        main(["train", str(path)])
+    assert left.value.code == 1
+    assert "steps" in capsys.readouterr().err
+    assert not (tmp_path / "toy.training").exists()
