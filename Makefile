@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-DEMO := examples/dog_and_cat.yaml
+DEMO := examples/two_robots.yaml
 CODE := src tests benchmarks examples
 
 .PHONY: demo test lint format bench clean

@@ -288,8 +288,13 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
 
 
 def with_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of a loader; diffusers renamed ``torch_dtype`` to ``dtype``, users know both."""
-    return {"dtype" if name == "torch_dtype" else name: value for name, value in kwargs.items()}
+    """Keyword arguments of a loader; diffusers renamed ``torch_dtype`` to ``dtype``, users know both.
+
+    Without one everything is fp32: transformers would take the text encoder's from its file, and it would no
+    longer fit the U-Net's.
+    """
+    named = {"dtype" if name == "torch_dtype" else name: value for name, value in kwargs.items()}
+    return {"dtype": torch.float32, **named}
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:

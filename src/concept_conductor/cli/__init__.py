@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -92,7 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: all that was asked for was made. 1: it was not, and one sentence on stderr says why. 2: wrong usage.
     130: interrupted.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for programmers
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given
     command = typer.main.get_command(app)
@@ -113,12 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def hide_loading_bars() -> None:
-    """Switch off the bars that diffusers and transformers show for each part of a model."""
-    import diffusers
-    import transformers
+    """Switch off what diffusers and transformers show while loading: bars for each part, advice to programmers.
 
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    Call it before anything imports diffusers, whose imports give advice already.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.disable_progress_bar()
 
 
 def explanation(error: Exception) -> str:

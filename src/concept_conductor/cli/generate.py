@@ -46,10 +46,10 @@ def generate(
     if not as_json:
         typer.echo(f"Loading {chosen.model} ...", err=True)
     start = time.perf_counter()
+    hide_loading_bars()
     from concept_conductor.cli.folder import RunFolder
     from concept_conductor.rendering import Rendering
 
-    hide_loading_bars()
     rendering = Rendering.prepare(chosen)
     if previews and rendering.pipe.safety_checker is not None:
         raise ConductorError("there are no previews with this checkpoint: its safety checker judges finished pictures")

@@ -39,9 +39,9 @@ def replay(
     if file.exists() and file.resolve() == image.resolve():
         raise ConductorError(f"'{file}' is the picture itself; choose another folder with --out")
 
+    hide_loading_bars()
     from concept_conductor.rendering import Rendering
 
-    hide_loading_bars()
     rendering = Rendering.prepare(made.again(image, root), located=located)
     if made.model is not None and rendering.provenance.model != made.model:  # one that was downloaded just now
         raise ConductorError(f"the model '{model}' is not the one that made '{image}': its files differ")

@@ -21,13 +21,14 @@ def train(
 ) -> None:
     """Train a concept from 1 to 30 images."""
     from concept_conductor.cli import hide_loading_bars
+
+    hide_loading_bars()
     from concept_conductor.training.config import TrainingConfig
     from concept_conductor.training.trainer import TrainingStep
     from concept_conductor.training.trainer import train as run
 
     changes: dict[str, Any] = {"output": output, "format": format, "steps": steps}
     recipe = TrainingConfig.load(config, {key: value for key, value in changes.items() if value is not None})
-    hide_loading_bars()
     console = Console(stderr=True)
     columns = (
         TextColumn("[progress.description]{task.description}"),

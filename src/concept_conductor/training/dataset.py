@@ -98,10 +98,10 @@ def _caption(path: Path) -> str:
         lines = path.read_text(encoding="utf-8-sig").strip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConductorError(f"the caption {path} is no readable text ({error}); save it as UTF-8") from error
-    if not lines or lines[0].count(TOKEN) != 1:
+    if not lines or TOKEN not in lines[0]:
         first = lines[0] if lines else ""
         raise ConductorError(
-            f"the first line of the caption {path} is '{first}', where {TOKEN} was expected once for the subject, "
+            f"the first line of the caption {path} is '{first}', where {TOKEN} was expected for the subject, "
             f"as in 'a {TOKEN} on the beach'"
         )
     return " ".join(lines[0].split())

@@ -1,0 +1,17 @@
+"""The embedded model `mini`: a small Stable Diffusion of a world of stickers, with its data and its judge.
+
+designs (icons -> atlas) -> world (scenes) -> tokenizer, vae -> unet (with its text encoder) -> report.
+The judge sees the same world and says what stands where in a picture.
+"""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+MODEL_FOLDER = FOLDER / "weights"
+"""The model as a diffusers folder, with `conductor.json`."""
+CONCEPTS_FOLDER = FOLDER / "concepts"
+"""ED-LoRA files of held-out designs."""
+JUDGE_FILE = MODEL_FOLDER / "judge.safetensors"
+"""Weights of `judge.Judge`."""
+ATLAS_FILE = FOLDER / "atlas.png"
+"""One RGBA cell per design; `atlas.json` beside it says which is which."""

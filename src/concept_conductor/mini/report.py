@@ -1,0 +1,298 @@
+"""How good the model is, in figures: what the judge finds in pictures made from fixed seeds.
+
+A concept is shipped as `concepts/CLASS-STYLE.safetensors`, of the held-out design `CLASS/STYLE`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from concept_conductor import (
+    Alignment,
+    Concept,
+    ConceptConductorPipeline,
+    ConceptPrompt,
+    ConductorOutput,
+    Injection,
+    Inversion,
+    Layout,
+    Refinement,
+)
+from concept_conductor.concepts.concept import LowRank
+from concept_conductor.layout import GivenMasks
+from concept_conductor.mini.designs import Atlas
+from concept_conductor.mini.judge import Finding, Judge
+from concept_conductor.mini.world import World, caption
+from concept_conductor.prompts import Conditioning
+from concept_conductor.sampling import sample
+from concept_conductor.scene import Scene
+from concept_conductor.settings import SamplingSettings
+from concept_conductor.unet.lora import scaled
+
+STEPS = 50
+GUIDANCE = 4.0
+WEIGHT = 1.0
+
+PAIRS = (
+    ("dog-noto", "dog-emojione"),
+    ("cat-noto", "cat-emojione"),
+    ("dog-noto", "cat-emojione"),
+    ("cat-noto", "dog-emojione"),
+    ("robot-noto", "robot-emojione"),
+    ("backpack-noto", "backpack-emojione"),
+    ("mug-noto", "mug-emojione"),
+    ("dog-emojione", "robot-noto"),
+    ("cat-noto", "backpack-emojione"),
+    ("robot-emojione", "mug-noto"),
+)
+"""Pairs of concepts, look-alikes first; the first stands left."""
+
+METHODS = {
+    "full method": (Alignment(), Injection(), Refinement()),
+    "without alignment": (None, Injection(), Refinement()),
+    "without injection": (Alignment(), None, Refinement()),
+    "without refinement": (Alignment(), Injection(), None),
+}
+MERGED = "LoRAs merged into one model"
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """A layout of two objects in one scene, drawn in designs that the base knows."""
+
+    prompt: str
+    layout: Layout
+    boxes: tuple[tuple[float, float, float, float], ...]
+    """left, top, right, bottom of each object as fractions."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a pair of concepts in one picture."""
+
+    present: list[bool]
+    """For each concept: its design was found, wherever."""
+    placed: list[bool]
+    """It was found where the layout has it."""
+    omitted: list[bool]
+    """Nothing of its class was found where the layout has it."""
+
+
+def text_to_image(
+    pipe: ConceptConductorPipeline, prompt: str, seeds: Sequence[int], concept: Concept | None = None
+) -> list[Image.Image]:
+    """Pictures of one prompt by the base model, or by one concept's own model, without layout."""
+    backbone = pipe.backbone
+    shape = (1, 4, backbone.unet.config.sample_size, backbone.unet.config.sample_size)
+    noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    if concept is None:
+        texts, update = [backbone.encode_prompt(text) for text in (prompt, "")], {}
+    else:
+        texts = backbone.encode_concept_prompts(concept, WEIGHT, [prompt, ""])
+        update = scaled(concept.unet, WEIGHT)
+    nowhere = GivenMasks(torch.zeros(0, *shape[-2:], dtype=torch.bool))
+    scene = Scene(Conditioning.stack([texts]), [update], noise.to(backbone.device, backbone.dtype), nowhere)
+    settings = SamplingSettings(steps=STEPS, guidance_scale=GUIDANCE, alignment=None, injection=None, refinement=None)
+    with closing(sample(backbone, scene, settings)) as steps:
+        *_, last = steps
+    pixels = (backbone.decode_latents(last.latents) * 255).round().byte().permute(0, 2, 3, 1)
+    return [Image.fromarray(picture) for picture in pixels.cpu().numpy()]
+
+
+def singles(pipe: ConceptConductorPipeline, world: World, seeds: int) -> Iterator[tuple[str, Image.Image, bool]]:
+    """Prompt, picture, and whether the largest object found is of the class that was asked for."""
+    judge = Judge.load()
+    for name, place in product(world.classes, world.backdrop_names):
+        prompt = caption([name], place)
+        for picture in text_to_image(pipe, prompt, range(seeds)):
+            findings = judge.find(picture)
+            largest = max(findings, key=lambda finding: finding.mask.sum(), default=None)
+            yield prompt, picture, largest is not None and largest.class_name == name
+
+
+def doubles(pipe: ConceptConductorPipeline, world: World, seeds: int) -> Iterator[tuple[str, Image.Image, bool, bool]]:
+    """Prompt, picture, whether objects of both classes are found, and in the right order, for pairs of classes."""
+    judge = Judge.load()
+    for number, names in enumerate(permutations(world.classes, 2)):
+        prompt = caption(list(names), world.backdrop_names[number % len(world.backdrop_names)])
+        for picture in text_to_image(pipe, prompt, range(seeds)):
+            found = [finding.class_name for finding in judge.find(picture)]
+            both = set(names) <= set(found)
+            yield prompt, picture, both, both and found.index(names[0]) < found.index(names[1])
+
+
+def alone(
+    pipe: ConceptConductorPipeline, concepts: dict[str, Concept], world: World, seeds: int
+) -> Iterator[tuple[str, Image.Image, bool]]:
+    """Concept, picture, and whether its design is what is found, for each concept in each background."""
+    judge = Judge.load()
+    for (name, concept), place in product(concepts.items(), world.backdrop_names):
+        prompt = caption([" ".join(concept.placeholders)], place)
+        for picture in text_to_image(pipe, prompt, range(seeds), concept):
+            largest = max(judge.find(picture), key=lambda finding: finding.mask.sum(), default=None)
+            yield name, picture, largest is not None and largest.design == design_of(name)
+
+
+def arrange(world: World, classes: Sequence[str], backdrop: str, seed: int) -> Arrangement:
+    """Draw a layout reference of two objects of `classes`, named and numbered from left to right."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = []
+    for name in classes:
+        choices = world.choices[world.classes.index(name)]
+        cells.append(int(choices[torch.randint(len(choices), (1,), generator=generator)]))
+    backdrops = torch.tensor([world.backdrop_names.index(backdrop)])
+    scene = world.draw(torch.tensor([cells]), backdrops, generator)
+    pixels = ((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    masks = scene.masks[0].cpu().numpy()
+    prompt = caption(list(classes), backdrop, counted=False)
+    return Arrangement(prompt, Layout(Image.fromarray(pixels), prompt, masks=list(masks)), tuple(map(_box, masks)))
+
+
+def compose(
+    pipe: ConceptConductorPipeline,
+    concepts: Sequence[Concept],
+    classes: Sequence[str],
+    arrangement: Arrangement,
+    method: str,
+    seeds: Sequence[int],
+) -> list[Image.Image]:
+    """Pictures of two concepts by one of `METHODS`, or by one model that both are merged into."""
+    names = [" ".join(concept.placeholders) for concept in concepts]
+    backdrop = arrangement.prompt.removeprefix(caption(list(classes), counted=False))
+    if method == MERGED:
+        return text_to_image(pipe, caption(names) + backdrop, seeds, merged(concepts))
+    alignment, injection, refinement = METHODS[method]
+    variants = [caption([name, name], counted=False) + backdrop for name in names]
+    output = pipe(
+        arrangement.prompt,
+        [ConceptPrompt(concept, text, weight=WEIGHT) for concept, text in zip(concepts, variants)],
+        arrangement.layout,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        num_images_per_prompt=len(seeds),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        alignment=alignment,
+        injection=injection,
+        refinement=refinement,
+        inversion=Inversion(steps=250),
+    )
+    assert isinstance(output, ConductorOutput)
+    return list(output.images)
+
+
+def assess(findings: list[Finding], designs: Sequence[str], arrangement: Arrangement) -> Outcome:
+    """Compare what was found with what was asked for; each finding counts for one concept at most."""
+    outcome = Outcome([], [], [])
+    for design, box in zip(designs, arrangement.boxes):
+        there = [finding for finding in findings if _middle_inside(finding.box, box)]
+        outcome.present.append(any(finding.design == design for finding in findings))
+        outcome.placed.append(any(finding.design == design for finding in there))
+        outcome.omitted.append(not any(finding.class_name == design.split("/")[0] for finding in there))
+    return outcome
+
+
+def merged(concepts: Sequence[Concept]) -> Concept:
+    """One concept with the placeholders and the summed low-rank updates of all `concepts`."""
+
+    def total(layers: Sequence[Mapping[str, LowRank]]) -> dict[str, LowRank]:
+        names = dict.fromkeys(name for updates in layers for name in updates)
+        parts = {name: [updates[name] for updates in layers if name in updates] for name in names}
+        return {
+            name: LowRank(torch.cat([u.down for u in updates]), torch.cat([u.up for u in updates], 1))
+            for name, updates in parts.items()
+        }
+
+    tokens: dict[str, Tensor] = {}
+    for concept in concepts:
+        tokens |= concept.tokens[0]
+    encoder = total([concept.text_encoders[0] for concept in concepts])
+    return Concept("merged", (tokens,), (encoder,), total([concept.unet for concept in concepts]))
+
+
+def measure(
+    pipe: ConceptConductorPipeline, world: World, concepts: dict[str, Concept], seeds: int, out: Path
+) -> list[tuple[str, str]]:
+    """All figures, as (what, how much), from `seeds` pictures per prompt; contact sheets go to the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    judge, rows = Judge.load(), []
+
+    pictures = list(singles(pipe, world, seeds))
+    contact_sheet([(prompt, picture) for prompt, picture, _ in pictures[:: max(1, seeds)]]).save(out / "singles.png")
+    rows.append(("class right, one object", share([right for *_, right in pictures])))
+
+    both = list(doubles(pipe, world, seeds))
+    contact_sheet([(prompt, picture) for prompt, picture, *_ in both[:: max(1, seeds)]]).save(out / "doubles.png")
+    rows.append(("both classes present, two objects", share([present for _, _, present, _ in both])))
+    rows.append(("both present and in the right order", share([ordered for *_, ordered in both])))
+
+    if concepts:
+        own = list(alone(pipe, concepts, world, seeds))
+        contact_sheet([(name, picture) for name, picture, _ in own[:: max(1, seeds)]]).save(out / "concepts.png")
+        rows.append(("concept alone shows its own design", share([right for *_, right in own])))
+
+    pairs = [pair for pair in PAIRS if set(pair) <= set(concepts)]
+    for method in (*METHODS, MERGED) if pairs else ():
+        outcomes, sheet = [], []
+        for number, pair in enumerate(pairs):
+            designs = [design_of(name) for name in pair]
+            classes = [design.split("/")[0] for design in designs]
+            for scene in (0, 1):
+                place = world.backdrop_names[(2 * number + scene) % len(world.backdrop_names)]
+                arrangement = arrange(world, classes, place, seed=scene)
+                chosen = [concepts[name] for name in pair]
+                for picture in compose(pipe, chosen, classes, arrangement, method, range(seeds)):
+                    outcomes.append(assess(judge.find(picture), designs, arrangement))
+                    sheet.append((" + ".join(pair), picture))
+        contact_sheet(sheet).save(out / f"{method.replace(' ', '-')}.png")
+        rows.append((f"{method}: both present", share([all(o.present) for o in outcomes])))
+        rows.append((f"{method}: both in their places", share([all(o.placed) for o in outcomes])))
+        rows.append((f"{method}: concepts omitted", share([gone for o in outcomes for gone in o.omitted])))
+    return rows
+
+
+def share(values: Sequence[bool]) -> str:
+    """ "75% (30/40)"."""
+    return f"{100 * sum(values) / len(values):.0f}% ({sum(values)}/{len(values)})"
+
+
+def load_concepts(folder: Path) -> dict[str, Concept]:
+    """All concepts of `folder` by the names of their files."""
+    return {file.stem: Concept.load(file) for file in sorted(folder.glob("*.safetensors"))}
+
+
+def design_of(name: str) -> str:
+    """The design that the concept file `CLASS-STYLE` was trained on."""
+    design = name.replace("-", "/", 1)
+    Atlas.load().index(design)
+    return design
+
+
+def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8) -> Image.Image:
+    """Captioned pictures side by side."""
+    side, head = 128, 14
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * side, rows * (side + head)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (text, picture) in enumerate(pictures):
+        x, y = number % columns * side, number // columns * (side + head)
+        pen.text((x + 1, y + 1), text[:21], fill="black")
+        sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (x, y + head))
+    return sheet
+
+
+def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    height, width = mask.shape
+    return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
+
+
+def _middle_inside(box: tuple[float, ...], frame: tuple[float, ...]) -> bool:
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return frame[0] <= x <= frame[2] and frame[1] <= y <= frame[3]

@@ -1,0 +1,89 @@
+"""The report: layouts, what counts as right, and merging two concepts into one model."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from concept_conductor import Concept
+from concept_conductor.concepts.concept import LowRank
+from concept_conductor.mini.judge import Finding
+from concept_conductor.mini.presets import CPU
+from concept_conductor.mini.report import (
+    PAIRS,
+    arrange,
+    assess,
+    contact_sheet,
+    design_of,
+    merged,
+    share,
+)
+
+
+def finding(design: str, box: tuple[float, float, float, float]) -> Finding:
+    return Finding(design.split("/")[0], design, np.zeros((64, 64), dtype=bool), 0.9, box)
+
+
+@pytest.fixture(scope="module")
+def arrangement():
+    return arrange(CPU.world(), ["dog", "cat"], "beach", seed=0)
+
+
+def test_a_layout_has_two_masks_and_an_exact_prompt(arrangement):
+    assert arrangement.prompt == arrangement.layout.prompt == "a dog and a cat on the beach"
+    assert len(arrangement.layout.masks) == 2
+    left, right = arrangement.boxes
+    assert left[0] < right[0]
+
+
+def test_a_seed_gives_the_same_layout(arrangement):
+    again = arrange(CPU.world(), ["dog", "cat"], "beach", seed=0)
+    assert again.layout.image.tobytes() == arrangement.layout.image.tobytes()
+
+
+def test_right_designs_in_their_places(arrangement):
+    left, right = arrangement.boxes
+    found = [finding("dog/noto", left), finding("cat/noto", right)]
+    outcome = assess(found, ["dog/noto", "cat/noto"], arrangement)
+    assert outcome.present == outcome.placed == [True, True]
+    assert outcome.omitted == [False, False]
+
+
+def test_wrong_places_and_missing_objects_show(arrangement):
+    left, right = arrangement.boxes
+    swapped = [finding("cat/noto", left), finding("dog/noto", right)]
+    outcome = assess(swapped, ["dog/noto", "cat/noto"], arrangement)
+    assert outcome.present == [True, True]
+    assert outcome.placed == [False, False]
+    assert outcome.omitted == [True, True]
+    assert assess([], ["dog/noto", "cat/noto"], arrangement).present == [False, False]
+
+
+def test_merged_updates_are_sums():
+    def concept(name: str) -> Concept:
+        update = LowRank(torch.randn(2, 5), torch.randn(3, 2))
+        return Concept(name, ({f"<{name}>": torch.randn(16, 8)},), ({"q": update},), {"k": update})
+
+    torch.manual_seed(0)
+    one, two = concept("one"), concept("two")
+    both = merged([one, two])
+    assert both.placeholders == ("<one>", "<two>")
+    for whole, first, second in ((both.unet, one.unet, two.unet), *zip(*(c.text_encoders for c in (both, one, two)))):
+        for name, update in whole.items():
+            wanted = first[name].up @ first[name].down + second[name].up @ second[name].down
+            torch.testing.assert_close(update.up @ update.down, wanted)
+
+
+def test_pairs_are_of_held_out_designs():
+    assert len(PAIRS) >= 10
+    for pair in PAIRS:
+        assert all(design_of(name).split("/")[1] in ("noto", "emojione") for name in pair)
+
+
+def test_share():
+    assert share([True, True, False, True]) == "75% (3/4)"
+
+
+def test_contact_sheet_holds_all_pictures():
+    sheet = contact_sheet([("dog", Image.new("RGB", (64, 64)))] * 9, columns=4)
+    assert sheet.size == (4 * 128, 3 * (128 + 14))
