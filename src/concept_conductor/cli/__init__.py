@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -91,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: all that was asked for was made. 1: it was not, and one sentence on stderr says why. 2: wrong usage.
     130: interrupted.
     """
+    # before torch is loaded: threads that spin at barriers make a small model crawl where another program runs too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given
     command = typer.main.get_command(app)

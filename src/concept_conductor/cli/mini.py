@@ -67,6 +67,9 @@ def report(
     seeds: Annotated[int, typer.Option(help="Pictures per prompt, from seeds 0, 1, ...", min=1)] = 2,
 ) -> None:
     """Measure the model with the judge: single objects, pairs, concepts alone, pairs of concepts by each method."""
+    from concept_conductor.cli import hide_loading_bars
+
+    hide_loading_bars()
     from concept_conductor import ConceptConductorPipeline
     from concept_conductor.mini.presets import PRESETS
     from concept_conductor.mini.report import load_concepts, measure
