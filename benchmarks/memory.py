@@ -1,7 +1,7 @@
 """Peak memory of 1, 2, 4 and 8 concepts, all paths at once and one by one.
 
 Every case runs in a process of its own, so that the peak resident set (on CUDA the peak of allocations) is its
-own: ``python benchmarks/memory.py MODEL [--pixels 256]``. What one further concept costs is set against its own
+own: ``python benchmarks/memory.py MODEL [--pixels 128]``. What one further concept costs is set against its own
 weights plus the decoder features that have to be kept for it.
 """
 
@@ -69,7 +69,7 @@ def peak_of_one_case(model: str, pixels: int, concepts: int, paths_per_forward: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="mini")
-    parser.add_argument("--pixels", type=int, default=256)
+    parser.add_argument("--pixels", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -30,7 +30,7 @@ class Fusion:
     masks: Masks
     layers: Injection
     record: bool
-    kept: dict[int, Tensor] = field(default_factory=dict)
+    kept: dict[int, list[Tensor]] = field(default_factory=dict)
     attention: list[Tensor] = field(default_factory=list)
 
 
@@ -80,8 +80,7 @@ class Forward:
             return output
         features = self.by_path(output)  # (paths, guidance, images, tokens, channels)
         if self.present.start > 0:
-            later = fusion.kept.get(layer)
-            fusion.kept[layer] = features if later is None else torch.cat([features, later])
+            fusion.kept[layer] = [*features, *fusion.kept.get(layer, ())]
             return output
         concepts = [*features[1:], *fusion.kept.pop(layer, ())]
         if not concepts:
