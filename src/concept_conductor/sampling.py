@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,11 @@ from torch import Tensor
 
 from concept_conductor.alignment import align
 from concept_conductor.backbones import Backbone
+from concept_conductor.concepts.concept import LowRank
 from concept_conductor.injection import inject
 from concept_conductor.inversion import InversionSource, Inverted, Progress, invert
+from concept_conductor.layout import GivenMasks
+from concept_conductor.prompts import Conditioning
 from concept_conductor.refinement import RefinedMasks
 from concept_conductor.scene import Scene
 from concept_conductor.settings import SamplingSettings
@@ -84,3 +87,30 @@ def sample(
                 latents = scene.background.keep(latents, index)
             replaced = yield Step(index, int(t), latents, masks.fused.grid, loss)
             latents = latents if replaced is None else replaced
+
+
+def sample_alone(
+    backbone: Backbone,
+    text: Conditioning,
+    update: Mapping[str, LowRank],
+    latents: Tensor,
+    steps: int,
+    guidance_scale: float,
+) -> Tensor:
+    """What one path gives by itself, without layout: the base model, or one concept's own.
+
+    Args:
+        text: conditioning of that path, ``(1, guidance, layers, tokens, dim)``.
+        update: its low-rank weights.
+        latents: the initial noise, ``(images, 4, h, w)``.
+
+    Returns:
+        Pictures ``(images, 3, H, W)`` in 0..1.
+    """
+    nowhere = GivenMasks(torch.zeros(0, *latents.shape[-2:], dtype=torch.bool))
+    scene = Scene(text, [update], latents.to(backbone.device, backbone.dtype), nowhere)
+    settings = SamplingSettings(
+        steps=steps, guidance_scale=guidance_scale, alignment=None, injection=None, refinement=None
+    )
+    *_, last = sample(backbone, scene, settings)
+    return backbone.decode_latents(last.latents)

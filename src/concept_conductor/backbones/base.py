@@ -20,6 +20,7 @@ from concept_conductor.concepts.concept import Concept
 from concept_conductor.errors import ConductorError
 from concept_conductor.prompts import Conditioning
 from concept_conductor.settings import Alignment, Refinement
+from concept_conductor.unet.layers import plain
 
 MODEL_SETTINGS_FILE = "conductor.json"
 
@@ -185,9 +186,8 @@ class Backbone(ABC):
         """
         digest = sha256()
         for model in (self.vae, self.text_encoder, self.unet):
-            model = getattr(model, "_orig_mod", model)
             digest.update(stable_text(model.config).encode())
-            for name, tensor in sorted(model.state_dict().items()):
+            for name, tensor in sorted(plain(model).state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         digest.update(stable_text(self.scheduler.config).encode())
@@ -198,13 +198,6 @@ def stable_text(config: Any) -> str:
     """A configuration as text that is the same in every process (diffusers keeps lists made from sets in it)."""
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     return repr(sorted((key, value) for key, value in values.items() if not key.startswith("_")))
-
-
-def described(config: Any) -> str:
-    """A configuration without what does not matter: where it was loaded from, and by which version."""
-    entries = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    kept = {key: value for key, value in entries.items() if not key.startswith("_") and "version" not in key}
-    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def ddim(scheduler: Any) -> DDIMScheduler:

@@ -4,7 +4,6 @@ A concept is shipped as `concepts/CLASS-STYLE.safetensors`, of the held-out desi
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
@@ -26,14 +25,12 @@ from concept_conductor import (
     Refinement,
 )
 from concept_conductor.concepts.concept import LowRank
-from concept_conductor.layout import GivenMasks
 from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.judge import Finding, Judge
 from concept_conductor.mini.world import World, caption
+from concept_conductor.pipeline import to_uint8
 from concept_conductor.prompts import Conditioning
-from concept_conductor.sampling import sample
-from concept_conductor.scene import Scene
-from concept_conductor.settings import SamplingSettings
+from concept_conductor.sampling import sample_alone
 from concept_conductor.unet.lora import scaled
 
 STEPS = 50
@@ -97,13 +94,8 @@ def text_to_image(
     else:
         texts = backbone.encode_concept_prompts(concept, WEIGHT, [prompt, ""])
         update = scaled(concept.unet, WEIGHT)
-    nowhere = GivenMasks(torch.zeros(0, *shape[-2:], dtype=torch.bool))
-    scene = Scene(Conditioning.stack([texts]), [update], noise.to(backbone.device, backbone.dtype), nowhere)
-    settings = SamplingSettings(steps=STEPS, guidance_scale=GUIDANCE, alignment=None, injection=None, refinement=None)
-    with closing(sample(backbone, scene, settings)) as steps:
-        *_, last = steps
-    pixels = (backbone.decode_latents(last.latents) * 255).round().byte().permute(0, 2, 3, 1)
-    return [Image.fromarray(picture) for picture in pixels.cpu().numpy()]
+    pixels = sample_alone(backbone, Conditioning.stack([texts]), update, noise, STEPS, GUIDANCE)
+    return [Image.fromarray(picture) for picture in to_uint8(pixels)]
 
 
 def singles(pipe: ConceptConductorPipeline, world: World, seeds: int) -> Iterator[tuple[str, Image.Image, bool]]:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from concept_conductor.backbones import Backbone
 from concept_conductor.concepts.concept import Concept
-from concept_conductor.layout import GivenMasks
+from concept_conductor.pipeline import to_uint8
 from concept_conductor.prompts import Conditioning
-from concept_conductor.sampling import sample
-from concept_conductor.scene import Scene
-from concept_conductor.settings import SamplingSettings
+from concept_conductor.sampling import sample_alone
 from concept_conductor.training.captions import with_placeholders
 from concept_conductor.training.config import Samples
 from concept_conductor.unet.lora import scaled
@@ -31,7 +27,6 @@ def sample_grid(backbone: Backbone, concept: Concept, settings: Samples, resolut
     side = resolution // backbone.vae_factor
     generator = torch.Generator().manual_seed(settings.seed)
     noise = torch.randn(1, int(backbone.unet.config.in_channels), side, side, generator=generator)
-    noise = noise.to(backbone.device, backbone.dtype)
     prompts = [with_placeholders(text, concept.placeholders) for text in settings.prompts]
     tile = max(resolution, 64)
     width, height = (tile + GAP) * len(settings.weights), (tile + CAPTION_HEIGHT + GAP) * len(prompts) + CAPTION_HEIGHT
@@ -41,29 +36,15 @@ def sample_grid(backbone: Backbone, concept: Concept, settings: Samples, resolut
         draw.text((column * (tile + GAP) + 2, 1), f"{weight:g}", fill="black")
         texts = backbone.encode_concept_prompts(concept, weight, [*prompts, ""])
         for row, text in enumerate(texts[:-1]):
-            picture = _picture(backbone, concept, weight, Conditioning.stack([[text, texts[-1]]]), noise, settings)
+            both = Conditioning.stack([[text, texts[-1]]])
+            update = scaled(concept.unet, weight)
+            pixels = sample_alone(backbone, both, update, noise, settings.steps, settings.guidance_scale)
+            picture = Image.fromarray(to_uint8(pixels)[0])
             top = CAPTION_HEIGHT + row * (tile + CAPTION_HEIGHT + GAP)
             grid.paste(picture.resize((tile, tile)) if tile != resolution else picture, (column * (tile + GAP), top))
             if column == 0:
                 draw.text((2, top + tile), settings.prompts[row], fill="black")
     return grid
-
-
-def _picture(
-    backbone: Backbone, concept: Concept, weight: float, text: Conditioning, noise: Tensor, settings: Samples
-) -> Image.Image:
-    """One picture of the concept's own path alone."""
-    nowhere = GivenMasks(torch.zeros(0, *noise.shape[-2:], dtype=torch.bool))
-    scene = Scene(text, [scaled(concept.unet, weight)], noise, nowhere)
-    run = SamplingSettings(
-        steps=settings.steps, guidance_scale=settings.guidance_scale, alignment=None, injection=None, refinement=None
-    )
-    latents = noise
-    with closing(sample(backbone, scene, run)) as steps:
-        for step in steps:
-            latents = step.latents
-    pixels = backbone.decode_latents(latents)[0].permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray((pixels * 255).round().astype(np.uint8))
 
 
 def draw_curves(
