@@ -124,6 +124,15 @@ def test_everything_is_trained(published: Backbone, photos: Path) -> None:
     assert not [name for name, tensor in numbers(trainer.concept()).items() if torch.equal(tensor, start[name])]
 
 
+def test_half_precision_trains_alike(backbone: Backbone, photos: Path) -> None:
+    """Under autocast, which on CUDA is the default."""
+    exact, half = (
+        run(Trainer(backbone, recipe(photos, precision=precision, learning_rates={"unet": 1e-2})))
+        for precision in ("fp32", "bf16")
+    )
+    assert [step.loss for step in half] == pytest.approx([step.loss for step in exact], rel=0.02)
+
+
 def test_learning_rates_fall_linearly_to_zero(backbone: Backbone, photos: Path) -> None:
     trainer = Trainer(backbone, recipe(photos, steps=4))
     seen = [[group["lr"] for group in trainer.optimizer.param_groups] for _ in trainer.run(resume=False)]
