@@ -1,8 +1,10 @@
-"""Peak memory of 1, 2, 4 and 8 concepts, all paths at once and one by one.
+"""Peak memory of 1, 2, 4 and 8 concepts, all paths at once and one by one, set against what is owed for a concept.
 
-Every case runs in a process of its own, so that the peak resident set (on CUDA the peak of allocations) is its
-own: ``python benchmarks/memory.py MODEL [--pixels 128]``. What one further concept costs is set against its own
-weights plus the decoder features that have to be kept for it.
+``python benchmarks/memory.py MODEL [--pixels 128]``: every case runs in a process of its own. Two figures are
+given: the bytes of live tensors, which are the same in every run, and the resident set, which also shows what the
+allocator keeps (on CUDA instead the peak of allocations). One by one, a further concept should cost what has to be
+kept for it: its low-rank weights, its text conditioning, its decoder features (both guidance rows), and its share
+of the attention that masks are refined from.
 """
 
 from __future__ import annotations
@@ -14,56 +16,45 @@ import subprocess
 import sys
 
 COUNTS = (1, 2, 4, 8)
-ONE_BY_ONE, ALL_AT_ONCE = 1, None
+ORDERS = (("all at once", None), ("one by one", 1))
+MIB = 2**20
 
 
-def peak_of_one_case(model: str, pixels: int, concepts: int, paths_per_forward: int | None, device: str) -> dict:
-    """Run three steps, an aligned, a refined and a plain one, and say what they took, in bytes."""
+def one_case(model: str, pixels: int, device: str, concepts: int, paths_per_forward: int | None) -> dict[str, int]:
+    """Run an aligned and a refined step, and say what they took over the loaded model, in bytes."""
     import torch
-    from scenes import random_concept, side_by_side
+    from live_bytes import LiveBytes
+    from scenes import owed, random_concept, side_by_side
 
     from concept_conductor import Alignment, ConceptConductorPipeline, Inversion, Refinement
-    from concept_conductor.unet.layers import attention_layers, decoder_attention_names
 
+    torch.set_num_threads(1)  # threads have buffers of their own
     pipe = ConceptConductorPipeline.from_pretrained(model, torch_dtype=torch.float32).to(device)
     pipe.set_progress_bar_config(disable=True)
     entries = [random_concept(pipe, seed) for seed in range(concepts)]
-    tokens: list[int] = []
+    due = owed(pipe, entries[0], pixels)
 
-    def note(_module: object, inputs: tuple, output: torch.Tensor) -> None:
-        tokens.append(output[0].numel() * output.element_size())  # a row's features
-
-    decoder = [attention_layers(pipe.unet)[name] for name in decoder_attention_names(pipe.unet)]
-    with torch.no_grad():  # learn the sizes of the decoder's features from one plain forward
-        hooks = [layer.register_forward_hook(note) for layer in decoder]
-        side = pixels // pipe.backbone.vae_factor
-        text = pipe.backbone.encode_prompt("x").texts[0, :, 0]
-        pipe.unet(torch.zeros(1, 4, side, side, device=device), 1, encoder_hidden_states=text)
-        for hook in hooks:
-            hook.remove()
-    concept = entries[0].concept
-    weights = sum(t.numel() * 4 for update in concept.unet.values() for t in update)
-
-    def peak() -> int:
+    def resident() -> int:
         if device == "cuda":
             return torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    before = peak()
-    pipe(
-        "things on the beach",
-        entries,
-        side_by_side(pixels, pixels, concepts),
-        height=pixels,
-        width=pixels,
-        num_inference_steps=3,
-        alignment=Alignment(end=0.3),
-        refinement=Refinement(start=0.4, end=0.4),
-        inversion=Inversion(steps=3, cache=False),
-        paths_per_forward=paths_per_forward,
-        output_type="latent",
-    )
-    return {"before": before, "peak": peak(), "weights": weights, "features": 2 * sum(tokens)}
+    before = resident()
+    with LiveBytes() as tensors:
+        pipe(
+            "things on the beach",
+            entries,
+            side_by_side(pixels, pixels, concepts),
+            height=pixels,
+            width=pixels,
+            num_inference_steps=2,
+            alignment=Alignment(end=0.0),
+            refinement=Refinement(start=0.5, end=0.5),
+            inversion=Inversion(steps=2, cache=False),
+            paths_per_forward=paths_per_forward,
+            output_type="latent",
+        )
+    return {"live tensors": tensors.peak, "resident set": resident() - before, **due}
 
 
 def main() -> None:
@@ -74,24 +65,27 @@ def main() -> None:
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case is not None:
-        print(json.dumps(peak_of_one_case(options.model, options.pixels, *options.case, options.device)))
+        print(json.dumps(one_case(options.model, options.pixels, options.device, *options.case)))
         return
-    mib = 2**20
-    size = f"{options.pixels}x{options.pixels} px"
-    print(f"{options.model}, {size}, {options.device}, fp32: peak over the loaded model, MiB")
-    for label, paths_per_forward in (("all at once", ALL_AT_ONCE), ("one by one", ONE_BY_ONE)):
+    print(
+        f"{options.model}, {options.pixels}x{options.pixels} px, {options.device}, fp32: peak over the loaded model "
+        f"in MiB for {', '.join(map(str, COUNTS))} concepts"
+    )
+    for label, paths_per_forward in ORDERS:
         results = []
         for count in COUNTS:
-            case = json.dumps([count, paths_per_forward])
-            command = [sys.executable, __file__, options.model, "--pixels", str(options.pixels), "--case", case]
-            command += ["--device", options.device]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            command = [sys.executable, __file__, options.model, "--case", json.dumps([count, paths_per_forward])]
+            command += ["--pixels", str(options.pixels), "--device", options.device]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
             results.append(json.loads(done.stdout.strip().splitlines()[-1]))
-        peaks = [(r["peak"] - r["before"]) / mib for r in results]
-        growth = (peaks[-1] - peaks[0]) / (COUNTS[-1] - COUNTS[0])
-        owed = (results[0]["weights"] + results[0]["features"]) / mib
-        shown = ", ".join(f"{count}: {peak:.0f}" for count, peak in zip(COUNTS, peaks, strict=True))
-        print(f"  {label:12s} {shown}; {growth:.1f} a further concept (its weights and decoder features: {owed:.1f})")
+        for figure in ("live tensors", "resident set"):
+            peaks = [result[figure] / MIB for result in results]
+            grown = (peaks[-1] - peaks[-2]) / (COUNTS[-1] - COUNTS[-2])
+            shown = " ".join(f"{peak:6.1f}" for peak in peaks)
+            print(f"  {label}, {figure}: {shown}; {grown:.1f} a concept from {COUNTS[-2]} to {COUNTS[-1]}", flush=True)
+    parts = {name: size / MIB for name, size in results[0].items() if name not in ("live tensors", "resident set")}
+    listed = ", ".join(f"{name} {size:.1f}" for name, size in parts.items())
+    print(f"  owed for a concept one by one: {sum(parts.values()):.1f} ({listed})")
 
 
 if __name__ == "__main__":

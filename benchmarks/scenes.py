@@ -8,7 +8,7 @@ from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Layout
 from concept_conductor.concepts.concept import LowRank
-from concept_conductor.unet.layers import attention_layers, cross_attention_names
+from concept_conductor.unet.layers import attention_layers, cross_attention_names, decoder_attention_names
 
 RANK = 4
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -51,3 +51,26 @@ def side_by_side(width: int, height: int, concepts: int) -> Layout:
         mask[:, index * width // concepts : (index + 1) * width // concepts] = True
         masks.append(mask)
     return Layout(Image.fromarray(pixels), "things on the beach", masks=masks)
+
+
+@torch.no_grad()
+def owed(pipe: ConceptConductorPipeline, entry: ConceptPrompt, pixels: int) -> dict[str, int]:
+    """What has to be kept for one concept when paths run one by one, in bytes by name (fp32, one image)."""
+    layers = attention_layers(pipe.unet)
+    shapes: dict[str, torch.Size] = {}
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _inputs, output, name=name: shapes.update({name: output.shape}))
+        for name, layer in layers.items()
+    ]
+    text = pipe.backbone.encode_prompt("").texts[0, :, 0]
+    side = pixels // pipe.backbone.vae_factor
+    pipe.unet(torch.zeros(1, 4, side, side, device=pipe.device), 1, encoder_hidden_states=text)
+    for hook in hooks:
+        hook.remove()
+    guidance = 2
+    return {
+        "weights": 4 * sum(matrix.numel() for update in entry.concept.unet.values() for matrix in update),
+        "text": 4 * guidance * len(cross_attention_names(pipe.unet)) * text.numel(),
+        "features": 4 * guidance * sum(shapes[name].numel() for name in decoder_attention_names(pipe.unet)),
+        "mask attention": 4 * shapes[pipe.backbone.mask_layer][1] ** 2,
+    }

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
+from benchmarks.live_bytes import LiveBytes
+from concept_conductor import clustering
 from concept_conductor.clustering import kmeans
 
 
@@ -39,6 +41,25 @@ def test_a_set_does_not_depend_on_its_neighbours() -> None:
     together = kmeans(points, [3, 4], seeds=seeds)
     alone = torch.cat([kmeans(points[i : i + 1], [3, 4], seeds=seeds[i : i + 1]) for i in range(4)])
     assert torch.equal(together, alone)
+
+
+def test_sets_that_do_not_fit_together_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = torch.rand(5, 40, 8, generator=torch.Generator().manual_seed(0))
+    seeds = torch.arange(5)
+    together = kmeans(points, [3, 4], seeds=seeds)
+    monkeypatch.setattr(clustering, "BATCH_NUMBERS", 2 * 40 * 40)
+    assert torch.equal(together, kmeans(points, [3, 4], seeds=seeds))
+
+
+def test_memory_does_not_grow_with_the_number_of_sets() -> None:
+    points = torch.rand(9, 256, 16, generator=torch.Generator().manual_seed(0))
+    peaks = []
+    for sets in (3, 9):
+        with pytest.MonkeyPatch.context() as patch, LiveBytes() as tensors:
+            patch.setattr(clustering, "BATCH_NUMBERS", 256 * 256)
+            kmeans(points[:sets], [3, 5], seeds=torch.arange(sets), restarts=2)
+        peaks.append(tensors.peak)
+    assert peaks[1] <= 1.2 * peaks[0]
 
 
 def test_the_global_random_stream_is_untouched() -> None:

@@ -15,7 +15,15 @@ from PIL import Image
 
 from concept_conductor import images
 from concept_conductor.errors import ConductorError
-from concept_conductor.images import contact_sheet, load_image, load_mask, mask_overlay, read_recipe, save_png
+from concept_conductor.images import (
+    contact_sheet,
+    load_image,
+    load_mask,
+    mask_overlay,
+    read_recipe,
+    save_png,
+    thumbnail,
+)
 
 RED = (255, 0, 0)
 
@@ -95,7 +103,7 @@ def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(100_000, 100_000), (20_000, 20_000), (8193, 8192)])
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
     (tmp_path / "a.png").write_bytes(png_header(*size))
-    with pytest.raises(ConductorError, match="larger than the 67,108,864 pixels"):
+    with pytest.raises(ConductorError, match=f"has {size[0] * size[1]:,} pixels, but at most 67,108,864 are read"):
         load_image(tmp_path / "a.png")
 
 
@@ -196,6 +204,24 @@ def test_contact_sheet(count: int, columns: int | None, cells: tuple[int, int]) 
     assert sheet.size == (cells[0] * 12 + 2, cells[1] * 8 + 2)
     assert sheet.getpixel((2, 2)) == RED
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((64, 64), (256, 256)),
+        ((100, 40), (300, 120)),
+        ((1, 1), (256, 256)),
+        ((255, 255), (510, 510)),
+        ((256, 9), (256, 9)),
+        ((512, 64), (512, 64)),
+        ((1024, 512), (512, 256)),
+    ],
+)
+def test_thumbnails_can_be_seen_and_leave_the_picture_alone(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, RED)
+    assert thumbnail(image, 512).size == expected
+    assert image.size == size
 
 
 def test_an_empty_contact_sheet_is_an_error() -> None:

@@ -297,6 +297,8 @@ class TestBadInput:
             (lambda: Layout(picture("ref"), "x", points=[(1, 1)] * 3), "3 points for 2 concepts"),
             (lambda: Layout(picture("ref"), "x", points=[(1, 1), (500, 1)]), r"\(500, 1\) lies outside"),
             (lambda: Layout(picture("ref"), "x", points=[(1, 1), (2, 2)]), "falls on the same region"),
+            (lambda: Layout(picture("ref"), "x", masks=[picture("mask1"), Image.new("L", (9, 9))]), "mask 2 is empty"),
+            (lambda: Layout(picture("ref"), "x", masks=[picture("mask1")] * 2), "mask 1 is wholly covered"),
             (lambda: Layout(picture("ref"), "x"), "either masks= or points="),
             (lambda: Layout("ref.png", "x", masks=[]), "must be a PIL image"),  # type: ignore[arg-type]
         ],

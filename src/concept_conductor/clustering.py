@@ -1,4 +1,4 @@
-"""Batched K-Means on one device: all sets of points, all K and all restarts at once."""
+"""Batched K-Means on one device: all restarts of a K at once, for as many sets of points as memory should hold."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch import Tensor
 
 #: Lloyd iterations after which a run that still moves is taken as it is.
 MAX_ITERATIONS = 100
+
+#: Numbers in the largest tensor (8 MiB). All sets and K at once would cost the cube of the number of concepts.
+BATCH_NUMBERS = 2**21
 
 
 def kmeans(points: Tensor, ks: Sequence[int], *, seeds: Tensor, restarts: int = 10) -> Tensor:
@@ -34,41 +37,58 @@ def kmeans(points: Tensor, ks: Sequence[int], *, seeds: Tensor, restarts: int = 
     count = points.shape[1]
     if not ks or min(ks) < 1 or max(ks) > count:
         raise ValueError(f"K must lie between 1 and the number of points {count}, but got {list(ks)}")
-    centred = points.float() - points.float().mean(1, keepdim=True)  # keeps the distances, spares the digits
-    gram = centred @ centred.transpose(1, 2)  # (sets, points, points)
-    used = torch.arange(max(ks), device=points.device) < torch.tensor(ks, device=points.device)[:, None]
-    used = used.repeat_interleave(restarts, 0)  # (runs, clusters); runs = len(ks) * restarts
-    draws = uniform_draws(seeds, ks, restarts, max(ks)).to(points.device)
+    share = max(1, BATCH_NUMBERS // (count * max(count, restarts * max(ks))))
+    batches = zip(points.split(share), seeds.split(share), strict=True)
+    return torch.cat([labels_of_a_batch(some, ks, own, restarts) for some, own in batches])
 
-    labels, inertia = assign(gram, plus_plus(gram, used, draws), used)
+
+def labels_of_a_batch(points: Tensor, ks: Sequence[int], seeds: Tensor, restarts: int) -> Tensor:
+    """Labels ``(sets, len(ks), points)`` of sets that are clustered together, one K after the other."""
+    gram = gram_matrix(points)
+    draws = uniform_draws(seeds, ks, restarts, max(ks)).to(points.device)
+    return torch.stack([clustered(gram, draws[:, i, :, :k]) for i, k in enumerate(ks)], dim=1)
+
+
+def gram_matrix(points: Tensor) -> Tensor:
+    """Inner products of the centred points, ``(sets, points, points)``."""
+    centred = points.float() - points.float().mean(1, keepdim=True)  # keeps the distances, spares the digits
+    return centred @ centred.transpose(1, 2)
+
+
+def clustered(gram: Tensor, draws: Tensor) -> Tensor:
+    """Labels ``(sets, points)`` of the best run.
+
+    Args:
+        gram: ``(sets, points, points)``.
+        draws: ``(sets, runs, clusters)`` in 0..1.
+    """
+    labels, inertia = assign(gram, plus_plus(gram, draws))
     for _ in range(MAX_ITERATIONS):
-        moved, inertia = assign(gram, memberships(gram, labels, used), used)
+        moved, inertia = assign(gram, memberships(gram, labels, draws.shape[2]))
         if torch.equal(moved, labels):
             break
         labels = moved
-    best = inertia.unflatten(1, (len(ks), restarts)).argmin(2)  # (sets, len(ks))
-    runs = labels.unflatten(1, (len(ks), restarts))
-    return runs.take_along_dim(best[..., None, None], 2).squeeze(2)
+    return labels.take_along_dim(inertia.argmin(1)[:, None, None], 1).squeeze(1)
 
 
 def uniform_draws(seeds: Tensor, ks: Sequence[int], restarts: int, clusters: int) -> Tensor:
-    """Numbers in 0..1, ``(sets, runs, clusters)``, from one stream per set and K."""
+    """Numbers in 0..1, ``(sets, len(ks), restarts, clusters)``, from one stream per set and K."""
     draws = []
     for seed in seeds.tolist():
         for k in ks:
             stream = torch.Generator().manual_seed((int(seed) * 1_000_003 + k) % 2**63)
             draws.append(torch.rand(restarts, clusters, generator=stream))
-    return torch.stack(draws).unflatten(0, (len(seeds), len(ks))).flatten(1, 2)
+    return torch.stack(draws).unflatten(0, (len(seeds), len(ks)))
 
 
-def plus_plus(gram: Tensor, used: Tensor, draws: Tensor) -> Tensor:
+def plus_plus(gram: Tensor, draws: Tensor) -> Tensor:
     """k-means++: each further start is drawn with probability proportional to its squared distance.
 
     Returns:
         Memberships of the starts, ``(sets, runs, clusters, points)``: one point each.
     """
-    sets, count, _ = gram.shape
-    runs, clusters = used.shape
+    sets, runs, clusters = draws.shape
+    count = gram.shape[-1]
     square = gram.diagonal(dim1=1, dim2=2)  # (sets, points)
     nearest = torch.ones(sets, runs, count, device=gram.device)
     starts = []
@@ -81,14 +101,13 @@ def plus_plus(gram: Tensor, used: Tensor, draws: Tensor) -> Tensor:
         distance = (square[:, None] + square.gather(1, chosen)[..., None] - 2 * rows).clamp(min=0)
         nearest = distance if cluster == 0 else torch.minimum(nearest, distance)
     chosen = torch.stack(starts, -1)[..., None]  # (sets, runs, clusters, 1)
-    return (chosen == torch.arange(count, device=gram.device)).float() * used[:, :, None]
+    return (chosen == torch.arange(count, device=gram.device)).float()
 
 
-def memberships(gram: Tensor, labels: Tensor, used: Tensor) -> Tensor:
+def memberships(gram: Tensor, labels: Tensor, clusters: int) -> Tensor:
     """Which points a cluster has, ``(sets, runs, clusters, points)``; an empty one takes a worst served point."""
-    clusters = torch.arange(used.shape[1], device=labels.device)
-    member = (labels[:, :, None] == clusters[:, None]).float()
-    empty = ~member.any(3) & used  # (sets, runs, clusters)
+    member = (labels[:, :, None] == torch.arange(clusters, device=labels.device)[:, None]).float()
+    empty = ~member.any(3)  # (sets, runs, clusters)
     if empty.any():
         distance = squared_distances(gram, member).take_along_dim(labels[:, :, None], 2)[:, :, 0]
         farthest = distance.argsort(-1, descending=True)  # a different point for each empty cluster
@@ -113,9 +132,8 @@ def squared_distances(gram: Tensor, member: Tensor) -> Tensor:
     return (square + centroid_terms(gram, member)).clamp(min=0)
 
 
-def assign(gram: Tensor, member: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+def assign(gram: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest centroid of every point ``(sets, runs, points)``, and the inertia ``(sets, runs)``."""
-    never = torch.zeros_like(used, dtype=gram.dtype).masked_fill(~used, float("inf"))
     # a point's own square is the same for all centroids: it is left out of the search and added to the sum
-    nearest = (centroid_terms(gram, member) + never[..., None]).min(2)
+    nearest = centroid_terms(gram, member).min(2)
     return nearest.indices, nearest.values.sum(-1) + gram.diagonal(dim1=1, dim2=2).sum(-1, keepdim=True)

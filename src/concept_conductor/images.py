@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -76,15 +77,17 @@ def _decode(path: Path) -> Image.Image:
             warnings.filterwarnings("ignore", "Palette images with Transparency")  # it is made RGBA, as advised
             warnings.filterwarnings("ignore", ".*EXIF")  # a damaged tag leaves the pixels whole
             with Image.open(path, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
+                if (pixels := image.width * image.height) > MAX_PIXELS:
+                    raise Image.DecompressionBombError(f"{pixels} pixels")
                 image.load()
                 with suppress(*_DECODING_ERRORS):  # likewise
                     ImageOps.exif_transpose(image, in_place=True)
                 return image.copy()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        counted = re.search(r"(\d+) pixels", str(error))  # in Pillow's own words too
+        came = f"{int(counted[1]):,}" if counted else "too many"
         raise ConductorError(
-            f"'{path}' is larger than the {MAX_PIXELS:,} pixels that are read; make it smaller first"
+            f"'{path}' has {came} pixels, but at most {MAX_PIXELS:,} are read; make it smaller first"
         ) from error
     except UnidentifiedImageError as error:
         raise ConductorError(f"'{path}' is no picture; expected one of {', '.join(FORMATS)}") from error
@@ -138,6 +141,17 @@ def read_recipe(path: str | Path) -> str:
     if len(text) > MAX_RECIPE_CHARACTERS:
         raise ConductorError(f"the recipe in '{path}' has {len(text):,} characters; expected at most 1,048,576")
     return str(text)
+
+
+def thumbnail(image: Image.Image, side: int) -> Image.Image:
+    """A copy whose longer side has ``side / 2`` to ``side`` pixels; small pictures grow by a whole number."""
+    longer = max(image.size)
+    if longer < side / 2:
+        factor = ceil(side / 2 / longer)
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
+    copy = image.copy()
+    copy.thumbnail((side, side))
+    return copy
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:

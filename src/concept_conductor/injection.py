@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from concept_conductor.masks import Masks
@@ -40,9 +39,15 @@ def inject(
     fusion = Fusion(masks, settings or Injection(self_attention=False, cross_attention=False), record)
     # without fusion or recording nothing of a concept path reaches the picture
     chunks = paths.chunks() if settings is not None or record else [slice(0, 1)]
+    attention = None
     for chunk in chunks:
         noise = paths.noise(latents, t, text, chunk, fusion)
-    attention = torch.cat(fusion.attention[::-1]) if record else None
+        if record:
+            (part,) = fusion.attention
+            fusion.attention.clear()
+            # filled part by part: joined at the end, all paths' probabilities would be in memory twice
+            attention = part.new_empty(paths.count, *part.shape[1:]) if attention is None else attention
+            attention[chunk] = part
     return guided(noise[0], guidance_scale), attention
 
 

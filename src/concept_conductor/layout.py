@@ -157,8 +157,8 @@ def checked_masks(masks: Sequence[MaskLike], size: tuple[int, int], latent_size:
         later = grid[index + 1 :].any(0)
         if not (mask & ~later).any():
             raise ConductorError(
-                f"mask {index + 1} is wholly covered by later masks, so its concept could not appear; "
-                "where masks overlap the later concept wins"
+                f"mask {index + 1} is wholly covered by later masks, so its concept could not appear; draw them apart, "
+                "or give the smaller one later: where masks overlap the later concept wins"
             )
     return grid
 

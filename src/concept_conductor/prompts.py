@@ -88,7 +88,7 @@ class Conditioning:
     @staticmethod
     def stack(paths: Sequence[Sequence[Conditioning]]) -> Conditioning:
         """Join single texts, given as ``paths[path][guidance]``, each ``(1, 1, layers, tokens, dim)``."""
-        texts = torch.stack([torch.cat([half.texts[0] for half in path]) for path in paths])
+        texts = torch.cat([half.texts[0] for path in paths for half in path]).unflatten(0, (len(paths), -1))
         pooled = [[half.pooled for half in path] for path in paths]
         if any(half is None for path in pooled for half in path):
             return Conditioning(texts)

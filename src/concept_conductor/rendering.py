@@ -115,6 +115,7 @@ class Rendering:
             if isinstance(model, str):
                 model = locate_model(model, recipe.folder)
         recipe = as_used(recipe, pipe, concepts)
+        check_fit(recipe, pipe, concepts, layout)
         provenance = Provenance(
             recipe=recipe.shareable(),
             seed=0,
@@ -271,10 +272,42 @@ def as_used(recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[Conce
     changes: dict[str, Any] = {name: getattr(settings, name) for name in type(settings).model_fields}
     if isinstance(cache := settings.inversion.cache, Path):
         changes["inversion"] = settings.inversion.model_copy(update={"cache": recipe.folder / cache})
-    width, height = image_size(pipe.backbone, recipe.width, recipe.height)
+    try:
+        width, height = image_size(pipe.backbone, recipe.width, recipe.height)
+    except ConductorError as error:
+        raise recipe.error(("width",) if recipe.width is not None else ("height",), str(error)) from error
     changes |= {"concepts": tuple(entries), "width": width, "height": height}
     changes |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.device.type}
     return recipe.model_copy(update=changes)
+
+
+def check_fit(
+    recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[ConceptPrompt], layout: Layout | None
+) -> None:
+    """Look, before anything long begins, whether the concepts suit the model and the layout suits them.
+
+    Args:
+        recipe: with every setting filled.
+
+    Raises:
+        ConductorError: they do not; the sentence names file, line and field.
+    """
+    backbone = pipe.backbone
+    for index, entry in enumerate(concepts):
+        try:
+            backbone.check(entry.concept)
+        except ConductorError as error:
+            raise recipe.error(("concepts", index, "file"), str(error)) from error
+    if layout is None or not concepts:
+        return
+    assert recipe.width is not None and recipe.height is not None  # as_used filled them
+    grid = (recipe.height // backbone.vae_factor, recipe.width // backbone.vae_factor)
+    refinement = recipe.refinement or backbone.defaults.refinement
+    try:
+        layout.mask_source(len(concepts), (recipe.width, recipe.height), grid, refinement)
+    except ConductorError as error:
+        kind = "masks" if layout.masks is not None else "points"
+        raise recipe.error(("layout", kind), str(error)) from error
 
 
 @torch.no_grad()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from concept_conductor import ConceptConductorPipeline, rendering
+from concept_conductor import Concept, ConceptConductorPipeline, rendering
 from concept_conductor.cli import generate
+from concept_conductor.concepts.conversion import ConceptFormat
 from concept_conductor.provenance import Provenance
 from concept_conductor.recipe import Recipe
 from tests.conftest import TINY
@@ -41,6 +48,9 @@ def test_everything_is_written(conductor, recipe: Path, quick) -> None:
     assert record["settings"]["concepts"][0]["weight"] == 0.7
     assert record["settings"]["width"] == 128
     assert set(record["sha256"]["files"]) == {"chow_dog.pth", "siberian_cat.pth", "ref.png", "mask1.png", "mask2.png"}
+    with Image.open(folder / "grid.png") as grid, Image.open(folder / "seed-0000.png") as first:
+        assert first.size == (128, 128)
+        assert grid.size == (2 * (256 + 4) + 4,) * 2  # the layout and two pictures, twice their size to be seen
     with Image.open(folder / "seed-0000-mask-1-chow_dog.png") as mask:
         assert np.asarray(mask)[:32].all()
         assert not np.asarray(mask)[32:].any()
@@ -90,7 +100,7 @@ def test_previews(conductor, recipe: Path, quick) -> None:
     ("error", "status", "said"),
     [
         (KeyboardInterrupt(), 130, "interrupted: 1 of 2 pictures are finished and kept in 'here'\n"),
-        (torch.cuda.OutOfMemoryError("x"), 1, "the GPU ran out of memory; set 'paths_per_forward: 1' in the recipe"),
+        (torch.cuda.OutOfMemoryError("x"), 1, "1 of 2 pictures are finished and kept in 'here'\nthe GPU ran out of"),
     ],
 )
 def test_what_was_finished_is_kept(
@@ -123,7 +133,13 @@ def test_nothing_is_written_where_nothing_was_finished(conductor, recipe: Path, 
         (("image: ref.png", "image: chow_dog.pth"), "line 10: 'layout.image': "),
         (("replaces: [dog, cat]", "replaces: [horse]"), "line 4: 'concepts[0]': the word 'horse' to replace is not in"),
         (("<siberian_cat_1>", "<cat>"), "'concepts[1]': the prompt 'A <cat> <siberian_cat_2>"),
-        (("steps: 2\n", "steps: 2\nwidth: 100\n"), "multiples of"),
+        (("steps: 2\n", "steps: 2\nwidth: 100\n"), "line 14: 'width': width and height must be multiples of 64"),
+        (("steps: 2\n", "steps: 0\n"), "line 13: 'steps': expected a number greater than or equal to 1, but it is 0"),
+        (("[mask1.png, mask2.png]", "[mask1.png]"), "line 9: 'layout': 1 masks for 2 concepts"),
+        (
+            ("masks: [mask1.png, mask2.png]", "points: [[9, 9], [999, 9]]"),
+            "line 12: 'layout.points': the point (999, 9) lies outside of the layout image of 192x192 pixels",
+        ),
         (("model: ", "model: no-such-"), "there is no model 'no-such-"),
     ],
 )
@@ -136,6 +152,122 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not any(Path().iterdir())
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def with_code(file: Path) -> None:
+    class Runs:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (file.with_name("it-ran"),)
+
+    torch.save({"params": Runs()}, file)
+
+
+def for_sdxl(file: Path) -> None:
+    concept = Concept.load(file)
+    two = replace(concept, tokens=concept.tokens * 2, text_encoders=concept.text_encoders * 2)
+    ConceptFormat.mixofshow.save(two, file)
+
+
+def black(file: Path) -> None:
+    Image.new("L", (64, 64)).save(file)
+
+
+def white(file: Path) -> None:
+    Image.new("L", (64, 64), 255).save(file)
+
+
+def bomb(file: Path) -> None:
+    """A PNG that claims 60,000 x 60,000 pixels."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(99)))):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "said"),
+    [
+        ("chow_dog.pth", Path.unlink, "line 4: 'concepts[0].file': there is no file"),
+        ("chow_dog.pth", truncated, "line 4: 'concepts[0]': chow_dog.pth is a damaged or truncated PyTorch file"),
+        ("chow_dog.pth", with_code, "line 4: 'concepts[0]': chow_dog.pth is damaged or holds Python objects"),
+        (
+            "chow_dog.pth",
+            for_sdxl,
+            "line 4: 'concepts[0].file': the concept 'chow_dog' has token embeddings for 2 text",
+        ),
+        ("mask2.png", black, "line 12: 'layout.masks': mask 2 is empty at the latent resolution 16x16"),
+        ("mask2.png", white, "line 12: 'layout.masks': mask 1 is wholly covered by later masks"),
+        ("ref.png", truncated, "line 10: 'layout.image': 'ref.png' is damaged or incomplete"),
+        ("ref.png", bomb, "line 10: 'layout.image': 'ref.png' has 3,600,000,000 pixels, but at most 67,108,864"),
+    ],
+)
+def test_bad_files_are_one_sentence_and_leave_nothing(
+    conductor, recipe: Path, quick, name: str, spoil: Callable[[Path], None], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    spoil(recipe.parent / name)
+    before = names(recipe.parent)
+    outcome = conductor("generate", recipe.name, "--json")
+    assert outcome.status == 1
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert names(recipe.parent) == before  # nor has a pickle's code run
+
+
+@pytest.fixture
+def really(tiny_pipe: ConceptConductorPipeline, monkeypatch: pytest.MonkeyPatch) -> ConceptConductorPipeline:
+    """The tiny model itself, loaded already."""
+    monkeypatch.setattr(rendering, "load_pipeline", lambda *_: tiny_pipe)
+    return tiny_pipe
+
+
+def test_weights_that_match_no_layer(conductor, recipe: Path, really: ConceptConductorPipeline) -> None:
+    concept = Concept.load(recipe.parent / "chow_dog.pth")
+    stray = replace(concept, unet={"down_blocks.9.attn1.to_q": next(iter(concept.unet.values()))})
+    ConceptFormat.mixofshow.save(stray, recipe.parent / "chow_dog.pth")
+    outcome = conductor("generate", recipe, "--json")
+    assert outcome.status == 1
+    assert "low-rank weights for the layer 'down_blocks.9.attn1.to_q' match no linear layer" in outcome.err
+    assert not any(Path().iterdir())
+
+
+def test_memory_that_runs_out_in_the_unet(
+    conductor, recipe: Path, really: ConceptConductorPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(really.unet, "forward", full)
+    outcome = conductor("generate", recipe, "--json")
+    assert outcome.status == 1
+    assert outcome.err.startswith("the GPU ran out of memory; set 'paths_per_forward: 1' in the recipe")
+    assert len(outcome.err.splitlines()) == 1
+    assert not any(Path().iterdir())
+
+
+@pytest.mark.parametrize("file", ["seed-0001.png", "grid.png"])
+def test_a_full_disk_keeps_what_was_finished(
+    conductor, recipe: Path, quick, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Image.Image.save
+
+    def until_full(image: Image.Image, stream: BinaryIO, *args: object, **options: object) -> None:
+        save(image, stream, *args, **options)
+        if file in stream.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", until_full)
+    outcome = conductor("generate", recipe, "--out", "here")
+    assert outcome.status == 1
+    assert f"the disk is full: 'here/{file}' could not be written; free some space" in outcome.err
+    assert file not in names(Path("here"))
+    assert not any(name.endswith(".part") for name in names(Path("here")))
+    assert json.loads(Path("here/run.json").read_text())["status"] == "failed"
 
 
 @pytest.mark.parametrize("seeds", ["", "a", "3-1", "0-99999999", "-1"])

@@ -183,6 +183,26 @@ def test_an_exception_inside_the_unet_leaves_it_identical(tiny_pipe: ConceptCond
     tiny_pipe(**{**tiny_call, "num_inference_steps": 2})  # and it is not thought to be busy
 
 
+@pytest.mark.parametrize(
+    ("paths_per_forward", "said"), [(None, "set paths_per_forward=1, make smaller"), (1, "or use fewer concepts")]
+)
+def test_a_full_gpu_says_what_needs_less_and_leaves_the_unet_identical(
+    tiny_pipe: ConceptConductorPipeline, tiny_call: dict, paths_per_forward: int | None, said: str
+) -> None:
+    before = snapshot(tiny_pipe.unet)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    handle = tiny_pipe.unet.mid_block.register_forward_hook(full)
+    try:
+        with pytest.raises(torch.OutOfMemoryError, match=f"{said}.*Tried to allocate"):
+            tiny_pipe(**tiny_call, paths_per_forward=paths_per_forward)
+    finally:
+        handle.remove()
+    assert_same(before, snapshot(tiny_pipe.unet))
+
+
 def test_nested_use_is_an_error(tiny_pipe: ConceptConductorPipeline, tiny_call: dict) -> None:
     def again(pipe: ConceptConductorPipeline, *_: object) -> None:
         pipe(**tiny_call)

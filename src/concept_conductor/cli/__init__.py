@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from concept_conductor import __version__
 
 DEBUG = "--debug"
+NEEDS_LESS = "set 'paths_per_forward: 1' in the recipe, which needs least, or make the picture smaller"
 
 
 class Entry(NamedTuple):
@@ -137,9 +138,9 @@ def explanation(error: Exception) -> str:
     if isinstance(error, BusyError):
         return text
     if type(error).__name__ == "OutOfMemoryError":
-        return "the GPU ran out of memory; set 'paths_per_forward: 1' in the recipe, or make the picture smaller"
+        return f"the GPU ran out of memory; {NEEDS_LESS}"
     if isinstance(error, MemoryError):
-        return "the machine ran out of memory; set 'paths_per_forward: 1' in the recipe, or make the picture smaller"
+        return f"the machine ran out of memory; {NEEDS_LESS}"
     if type(error).__name__ == "ValidationError":
         return f"a setting does not fit: {text}"
     if isinstance(error, FileNotFoundError):

@@ -12,11 +12,12 @@ from typing import Any
 from PIL import Image
 
 from concept_conductor.files import written_whole
-from concept_conductor.images import contact_sheet, mask_overlay, mask_picture, save_png
+from concept_conductor.images import contact_sheet, mask_overlay, mask_picture, save_png, thumbnail
 from concept_conductor.provenance import versions
 from concept_conductor.rendering import Picture, Rendering
 
 THUMBNAIL = 512
+"""Longest side of a picture in the contact sheet; small pictures are enlarged to at least half of it."""
 MANY = 64
 """With more pictures than this the contact sheet has small ones."""
 
@@ -72,8 +73,14 @@ class RunFolder:
 
     def close(self, status: str) -> None:
         """Write the contact sheet and the last run.json; nothing where no picture was finished."""
-        if self.finished:
+        if not self.finished:
+            return
+        try:
             save_png(contact_sheet(self.thumbnails), self.path / "grid.png")
+        except Exception:
+            status = "failed"
+            raise
+        finally:
             self.write_record(status)
 
     def record(self, status: str) -> dict[str, Any]:
@@ -100,7 +107,5 @@ class RunFolder:
             file.write((json.dumps(self.record(status), indent=2, ensure_ascii=False) + "\n").encode())
 
     def _keep_thumbnail(self, image: Image.Image) -> None:
-        small = image.copy()
         side = THUMBNAIL if len(self.rendering.recipe.seeds) <= MANY else THUMBNAIL // 4
-        small.thumbnail((side, side))
-        self.thumbnails.append(small)
+        self.thumbnails.append(thumbnail(image, side))

@@ -60,10 +60,12 @@ def generate(
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
-        done, asked = len(run.finished), len(rendering.recipe.seeds)
-        kept = f"{done} of {asked} pictures are finished and kept in '{folder}'" if done else "no picture was finished"
-        typer.echo(f"interrupted: {kept}", err=True)
+        typer.echo(f"interrupted: {kept(run)}", err=True)
         raise typer.Exit(130) from None
+    except Exception:
+        if run.finished:
+            typer.echo(kept(run), err=True)
+        raise
     finally:
         run.close(status)
     if as_json:
@@ -72,6 +74,12 @@ def generate(
     for entry in run.finished:
         note = " (blacked out by the checkpoint's safety checker)" if entry["blacked_out_by_safety_checker"] else ""
         typer.echo(f"{folder / entry['file']}  {entry['seconds']:.1f} s{note}")
+
+
+def kept(run: RunFolder) -> str:
+    """What is left of a run that did not end well."""
+    done, asked = len(run.finished), len(run.rendering.recipe.seeds)
+    return f"{done} of {asked} pictures are finished and kept in '{run.path}'" if done else "no picture was finished"
 
 
 def with_seeds(recipe: Recipe, seeds: str | None) -> Recipe:

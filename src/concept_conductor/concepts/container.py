@@ -112,7 +112,7 @@ def _read_torch(path: Path) -> WeightFile:
             "unpickled, so ask its author for safetensors"
         ) from error
     except Exception as error:  # torch raises many kinds for damaged archives; nothing else happens in this call
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise ConceptFileError(f"{path} is a damaged or truncated PyTorch file ({reason}); get it again") from error
     if not isinstance(content, Mapping):
         raise ConceptFileError(f"{path} holds a {type(content).__name__} where named weights were expected")
@@ -124,8 +124,11 @@ def _check_archive(path: Path) -> None:
     """Refuse archives that unpack to more than they are (torch stores weights uncompressed)."""
     if not zipfile.is_zipfile(path):
         return
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ConceptFileError(f"{path} is a damaged or truncated PyTorch file ({error}); get it again") from error
     if unpacked > max(2 * path.stat().st_size, 1 << 20):
         raise ConceptFileError(
             f"{path} would unpack from {path.stat().st_size} to {unpacked} bytes, which no weight file does"

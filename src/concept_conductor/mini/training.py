@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from concept_conductor.files import written_whole
 from concept_conductor.mini.muon import Muon
 
 
@@ -149,20 +150,19 @@ class Trainer(Generic[Model]):
         self.recent += (loss.item() - self.recent) * max(0.01, 1 / self.step)
 
     def save(self) -> None:
-        """Write the state beside the old one, then rename: a kill leaves one or the other whole."""
-        partial = self.state.with_suffix(".partial")
-        torch.save(
-            {
-                "model": self.model.state_dict(),
-                "averaged": self.averaged.state_dict(),
-                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-                "step": self.step,
-                "seconds": self.seconds,
-                "recent": self.recent,
-            },
-            partial,
-        )
-        os.replace(partial, self.state)
+        """Write the state; a kill leaves it or the one before whole."""
+        with written_whole(self.state) as file:
+            torch.save(
+                {
+                    "model": self.model.state_dict(),
+                    "averaged": self.averaged.state_dict(),
+                    "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+                    "step": self.step,
+                    "seconds": self.seconds,
+                    "recent": self.recent,
+                },
+                file,
+            )
 
     def _resume(self) -> None:
         state = torch.load(self.state, map_location=self.gradient.device, weights_only=True)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from concept_conductor.files import written_whole
 from concept_conductor.mini.presets import Preset
 from concept_conductor.mini.tokenizer import LENGTH
 from concept_conductor.mini.training import Replica, Settings, Trainer
@@ -121,8 +121,8 @@ def load_or_encode(
     own = files[replica.rank]
     if not own.exists():
         part = encode_scenes(vae, world, tokenizer, count // replica.count, seed=1000 + replica.rank)
-        torch.save(part, own.with_suffix(".partial"))
-        os.replace(own.with_suffix(".partial"), own)
+        with written_whole(own) as file:
+            torch.save(part, file)
     while not all(file.exists() for file in files):
         time.sleep(0.5)
     parts = [torch.load(file, weights_only=True) for file in files]

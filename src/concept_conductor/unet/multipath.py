@@ -62,6 +62,9 @@ class Multipath:
 
         Returns:
             ``(paths, guidance, images, 4, h, w)``.
+
+        Raises:
+            torch.OutOfMemoryError: the sentence says what would need less.
         """
         forward = Forward(chunk, text.texts[chunk], len(latents), fusion=fusion)
         return forward.by_path(self._run(self.backbone.unet, latents, t, text, forward))
@@ -90,10 +93,16 @@ class Multipath:
         rows = latents.repeat(paths * guidance, 1, 1, 1)
         timestep = t.repeat(paths * guidance) if t.ndim else t
         added = self.backbone.added_conditioning(text, forward.present, forward.images, rows.shape[-2:])
-        with self._paths.running(forward):
-            output: Tensor = unet(
-                rows, timestep, encoder_hidden_states=forward.rows_of_text(0), return_dict=False, **added
-            )[0]
+        try:
+            with self._paths.running(forward):
+                output: Tensor = unet(
+                    rows, timestep, encoder_hidden_states=forward.rows_of_text(0), return_dict=False, **added
+                )[0]
+        except torch.OutOfMemoryError as error:
+            ways = "set paths_per_forward=1, make smaller or fewer pictures at once"
+            if self.paths_per_forward == 1:
+                ways = "make smaller or fewer pictures at once, or use fewer concepts"
+            raise torch.OutOfMemoryError(f"the GPU ran out of memory; {ways} ({error})") from error
         return output
 
 
