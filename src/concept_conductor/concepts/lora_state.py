@@ -48,8 +48,7 @@ def peft_spelling(file: WeightFile, state: Mapping[str, Any]) -> dict[str, Any]:
             spelt |= part
     if len(spelt) != len(state):
         raise ConceptFileError(
-            f"{file.path} names {len(state)} tensors but they mean only {len(spelt)}: some name no model's layer or the "
-            "same one twice; the file is malformed"
+            f"{file.path} has {len(state)} tensors but means {len(spelt)}: some name no layer, or the same one twice"
         )
     return spelt
 
