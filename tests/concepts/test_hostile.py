@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from concept_conductor.concepts import container, load_concept
+from concept_conductor.concepts import Concept, container, load_concept
 from concept_conductor.errors import ConceptFileError
 from tests.concepts.conftest import DIM, concept, published
 from tests.conftest import TINY
@@ -173,6 +173,23 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "lie.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
     refused(tmp_path / "lie.safetensors")
+
+
+def test_a_header_of_100_gigabytes(tmp_path: Path) -> None:
+    for length in (100 << 30, (1 << 64) - 1):
+        (tmp_path / "long.safetensors").write_bytes(struct.pack("<Q", length) + b'{"a":1}' + b" " * 100)
+        refused(tmp_path / "long.safetensors", "damaged or truncated")
+
+
+def test_safetensors_that_begin_like_a_pickle(tmp_path: Path) -> None:
+    """A header of 0x..80 bytes."""
+    plain = concept()
+    for filling in range(256):
+        path = Concept("toy", plain.tokens, unet=plain.unet, metadata={"note": "x" * filling}).save(tmp_path / "toy")
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert load_concept(path).name == "toy"
 
 
 def header(**changes: str) -> dict[str, str]:

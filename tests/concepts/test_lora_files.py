@@ -239,6 +239,25 @@ def test_trigger_words_come_from_the_header(tmp_path: Path) -> None:
         assert "ss_tag_frequency" not in concept.metadata or len(concept.metadata["ss_tag_frequency"]) < 300
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_bundled_with_a_lora_are_its_tokens(tmp_path: Path, family: str) -> None:
+    result = trained(family)
+    state = convert_state_dict_to_kohya(result.packed)
+    if family == "sd15":
+        tokens = {"bundle_emb.mug.string_to_param.*": torch.randn(2, 768)}
+    else:
+        tokens = {"bundle_emb.mug.clip_l": torch.randn(2, 768), "bundle_emb.mug.clip_g": torch.randn(2, 1280)}
+    save_file({**state, **tokens}, tmp_path / "bundle.safetensors")
+    check(tmp_path / "bundle.safetensors", result)
+    concept = load_concept(tmp_path / "bundle.safetensors")
+    assert concept.name == "bundle"
+    assert concept.positions == {"mug": 2}
+    assert inspect(tmp_path / "bundle.safetensors").kind == "kohya-ss LoRA + textual inversion"
+    save_file({**state, "bundle_emb.mug": torch.ones(2)}, tmp_path / "bundle.safetensors")
+    with pytest.raises(ConceptFileError, match="names no embedding"):
+        load_concept(tmp_path / "bundle.safetensors")
+
+
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 UNET = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from concept_conductor.concepts import (
+    bundle,
     container,
     custom_diffusion,
     diffusers_lora,
@@ -32,6 +33,7 @@ __all__ = [
     "find_files",
     "format_of",
     "load_concept",
+    "read_files",
 ]
 
 
@@ -70,8 +72,13 @@ def load_concept(source: str | Path, *others: str | Path, revision: str | None =
             other.
         FamilyError: parts of it are made for different families.
     """
-    files = [container.read(path) for given in (source, *others) for path in find_files(given, revision)]
+    files = [file for given in (source, *others) for file in read_files(given, revision)]
     return joined([format_of(file).read(file) for file in files])
+
+
+def read_files(source: str | Path, revision: str | None = None) -> list[WeightFile]:
+    """What the files hold that ``source`` means, bundled embeddings taken apart; see :func:`sources.find_files`."""
+    return [part for path in find_files(source, revision) for part in bundle.unbundled(container.read(path))]
 
 
 def format_of(file: WeightFile) -> Format:

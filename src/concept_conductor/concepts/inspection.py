@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from concept_conductor.concepts import Concept, Update, container, families, find_files, format_of
+from concept_conductor.concepts import Concept, Update, families, find_files, format_of, read_files
 from concept_conductor.concepts.joining import joined
 from concept_conductor.errors import ConductorError
 
@@ -121,7 +121,7 @@ def inspect(source: str | Path, revision: str | None = None) -> ConceptReport:
     kinds: list[str] = []
     try:
         paths = find_files(source, revision)
-        files = [container.read(path) for path in paths]
+        files = read_files(source, revision)
         formats = [format_of(file) for file in files]
         kinds = sorted({reader.KIND for reader in formats})
         concept = joined([reader.read(file) for reader, file in zip(formats, files)])
