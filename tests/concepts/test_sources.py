@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, R
 from safetensors.torch import save_file
 
 from concept_conductor.concepts import Concept, LowRank, load_concept, sources
+from concept_conductor.concepts.container import WeightFile
 from concept_conductor.errors import ConceptFileError, FamilyError
 from tests.concepts.conftest import DIM, concept
 
@@ -93,6 +94,20 @@ def test_folders_that_hold_no_concept(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ConceptFileError, match="whole diffusers model"):
         load_concept(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("dog.safetensors", "dog"),
+        ("dog/pytorch_lora_weights.safetensors", "dog"),
+        ("dog/unet/adapter_model.safetensors", "dog"),
+        (f"models--user--dog/snapshots/{'a' * 40}/learned_embeds.bin", "dog"),
+        ("adapter_model.safetensors", "concept"),
+    ],
+)
+def test_names_come_from_what_people_have_named(path: str, name: str) -> None:
+    assert WeightFile(Path(path), "torch", {}).name == name
 
 
 @pytest.fixture

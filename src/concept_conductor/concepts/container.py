@@ -27,8 +27,9 @@ MAX_SIDE = 1 << 17  # no layer of any model this is for is wider
 
 _NO_NAMES = (  # what diffusers and PEFT call their files and folders, whatever is in them
     "pytorch_lora_weights", "pytorch_custom_diffusion_weights", "learned_embeds", "learned_embeds_2", "adapter_model",
-    "unet", "text_encoder", "text_encoder_2", "",
+    "unet", "text_encoder", "text_encoder_2", "snapshots", "",
 )  # fmt: skip
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _GIT_LFS_POINTER = b"version https://git-lfs"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
@@ -51,8 +52,10 @@ class WeightFile:
 
     @property
     def name(self) -> str:
-        """What to call its concept: the file's name or, where every file is called so, its folder's."""
-        return next((part.stem for part in (self.path, *self.path.parents) if part.stem not in _NO_NAMES), "concept")
+        """What to call its concept: the file's name or, where every file is called so, its folder's or repository's."""
+        stems = (part.stem for part in (self.path, *self.path.parents))
+        name = next((stem for stem in stems if stem not in _NO_NAMES and not _COMMIT.fullmatch(stem)), "concept")
+        return re.sub("^models--.*--", "", name)  # so the hub's cache writes user/name
 
     @property
     def size(self) -> int:

@@ -18,10 +18,10 @@ SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 #: A repository, and perhaps a file in it.
 HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?")
 #: What is fetched of a repository for which no file was named; it may hold whole models as well.
-USUAL_FILES = (
-    "pytorch_lora_weights.*", "pytorch_custom_diffusion_weights.*", "learned_embeds.*", "learned_embeds_2.*", "<*>.bin",
-    *(f"{folder}{file}" for folder in ("", *(f"{m}/" for m in (UNET, *TEXT_ENCODERS))) for file in ("adapter_*",)),
-)  # fmt: skip
+USUAL_FILES = [
+    *("pytorch_lora_weights.*", "pytorch_custom_diffusion_weights.*", "learned_embeds.*", "learned_embeds_2.*"),
+    *("<*>.bin", "adapter_*", *(f"{model}/adapter_*" for model in (UNET, *TEXT_ENCODERS))),
+]
 
 
 def find_files(source: str | Path, revision: str | None = None) -> list[Path]:
@@ -84,7 +84,7 @@ def _fetched(repository: str, file: str | None, revision: str | None) -> Path:
     try:
         if file is not None:
             return Path(hf_hub_download(repository, file, revision=revision))
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(USUAL_FILES)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=USUAL_FILES))
     except HFValidationError as error:
         raise ConceptFileError(f"there is no concept file {named}, and it is no name of a hub repository") from error
     except Exception as error:  # connection, rights, disk: the library raises many kinds, and nothing else happens here
