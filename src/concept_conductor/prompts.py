@@ -21,8 +21,9 @@ class ConceptPrompt:
 
     Attributes:
         concept: the concept.
-        prompt: the prompt variant itself, holding the concept's placeholders; or None.
-        replaces: words of the base prompt in whose places the placeholders are put
+        prompt: the prompt variant itself, holding the concept's placeholders, or any words for a concept that has
+            none; or None.
+        replaces: words of the base prompt in whose places the placeholders, or the file's trigger words, are put
             ("Two toys on a stage." with ``["toys"]`` becomes "Two <a> <b> on a stage."); or None.
         weight: how strongly the low-rank weights apply, 0.7 in the paper.
     """
@@ -43,12 +44,18 @@ class ConceptPrompt:
         """The prompt of this concept's path.
 
         Raises:
-            ConductorError: a word to replace is not in the base prompt, or the variant lacks a placeholder.
+            ConductorError: a word to replace is not in the base prompt, the variant lacks a placeholder, or the
+                concept has neither placeholders nor trigger words to put in a word's place.
         """
         if self.replaces is not None:
-            return replace_words(base_prompt, self.replaces, " ".join(self.concept.placeholders))
+            if self.concept.phrase is None:
+                raise ConductorError(
+                    f"the concept '{self.concept.name}' has no placeholders and its file names no trigger words, so "
+                    "nothing can replace words; give prompt= with the words it was trained on"
+                )
+            return replace_words(base_prompt, self.replaces, self.concept.phrase)
         assert self.prompt is not None
-        missing = [name for name in self.concept.placeholders if name not in self.prompt]
+        missing = [name for name in self.concept.placeholders if not re.search(pattern_of(name), self.prompt)]
         if missing:
             raise ConductorError(
                 f"the prompt '{self.prompt}' of the concept '{self.concept.name}' lacks its placeholder "
@@ -67,6 +74,12 @@ def replace_words(prompt: str, words: Sequence[str], placeholders: str) -> str:
     longest_first = sorted(words, key=len, reverse=True)
     pattern = "|".join(re.escape(word) for word in longest_first)
     return re.sub(rf"\b(?:{pattern})\b", lambda _: placeholders, prompt, flags=re.IGNORECASE)
+
+
+def pattern_of(placeholder: str) -> str:
+    """A regular expression that finds ``placeholder``: whole words only, where it begins or ends like a word."""
+    before, after = (r"\b" if re.match(r"\w", end) else "" for end in (placeholder[0], placeholder[-1]))
+    return f"{before}{re.escape(placeholder)}{after}"
 
 
 @dataclass(frozen=True)
@@ -101,15 +114,17 @@ class TokenizedPrompt:
 
     Attributes:
         ids: ``(tokens,)`` with start, end and padding.
-        placeholders: position -> placeholder name.
+        placeholders: position -> placeholder name; where it takes several positions, the first of them.
     """
 
     ids: Tensor
     placeholders: Mapping[int, str]
 
 
-def tokenize(tokenizer: CLIPTokenizer, prompt: str, placeholders: Sequence[str]) -> TokenizedPrompt:
-    """Tokenize ``prompt``, each placeholder becoming one position.
+def tokenize(
+    tokenizer: CLIPTokenizer, prompt: str, placeholders: Sequence[str], positions: Mapping[str, int] | None = None
+) -> TokenizedPrompt:
+    """Tokenize ``prompt``, each placeholder becoming one position, or as many as ``positions`` says.
 
     The tokenizer itself is left alone, so that concepts with equal names cannot collide. Text beyond the
     encoder's length is cut off, as everywhere in this ecosystem.
@@ -119,23 +134,25 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, placeholders: Sequence[str])
     """
     length = tokenizer.model_max_length - 2
     names = sorted(placeholders, key=len, reverse=True)
-    pieces = re.split(f"({'|'.join(map(re.escape, names))})", prompt) if names else [prompt]
+    pieces = re.split(f"({'|'.join(map(pattern_of, names))})", prompt) if names else [prompt]
     ids: list[int] = []
-    positions: dict[int, str] = {}
+    found: dict[int, str] = {}
+    lost: list[str] = []
     for piece in pieces:
         if piece in placeholders:
-            positions[len(ids) + 1] = piece
-            ids.append(0)  # any id but the end token's: its embedding is overwritten
+            found[len(ids) + 1] = piece
+            ids += [0] * (positions or {}).get(piece, 1)  # any id but the end token's: its embedding is overwritten
+            if len(ids) > length:
+                lost.append(piece)
         elif piece.strip():
             ids.extend(tokenizer(piece, add_special_tokens=False)["input_ids"])
-    lost = [name for position, name in positions.items() if position > length]
     if lost:
         raise ConductorError(
             f"the placeholder {lost[0]} comes after the {length} tokens that the text encoder reads; shorten the prompt"
         )
     kept = [tokenizer.bos_token_id, *ids[:length], tokenizer.eos_token_id]
     kept += [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(kept))
-    return TokenizedPrompt(torch.tensor(kept), positions)
+    return TokenizedPrompt(torch.tensor(kept), found)
 
 
 @contextmanager
@@ -149,7 +166,8 @@ def placeholder_embeddings(
     Args:
         embedding: the text encoder's token embedding.
         tokenized: the prompts.
-        tokens: placeholder -> ``(layers, dim)`` or ``(1, dim)``; gradients reach them.
+        tokens: placeholder -> ``(layers, dim)`` or ``(1, dim)``, or several positions' ``(positions, layers, dim)``;
+            gradients reach them.
         layers: rows per prompt.
     """
 
@@ -157,7 +175,9 @@ def placeholder_embeddings(
         rows = output.unflatten(0, (len(tokenized), layers)).clone()
         for prompt, text in enumerate(tokenized):
             for position, name in text.placeholders.items():
-                rows[prompt, :, position] = tokens[name].to(rows)
+                vectors = tokens[name].to(rows)
+                by_position = vectors if vectors.ndim == 3 else vectors[None]
+                rows[prompt, :, position : position + len(by_position)] = by_position.transpose(0, 1)
         return rows.flatten(0, 1)
 
     handle = embedding.register_forward_hook(put_in)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from concept_conductor.alignment import align
 from concept_conductor.backbones import Backbone
-from concept_conductor.concepts.concept import LowRank
+from concept_conductor.concepts.concept import Update
 from concept_conductor.injection import inject
 from concept_conductor.inversion import InversionSource, Inverted, Progress, invert
 from concept_conductor.layout import GivenMasks
@@ -92,7 +92,7 @@ def sample(
 def sample_alone(
     backbone: Backbone,
     text: Conditioning,
-    update: Mapping[str, LowRank],
+    update: Mapping[str, Update],
     latents: Tensor,
     steps: int,
     guidance_scale: float,

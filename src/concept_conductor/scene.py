@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from concept_conductor.backbones import Backbone, Defaults
-from concept_conductor.concepts.concept import LowRank
+from concept_conductor.concepts.concept import Update
 from concept_conductor.errors import ConductorError
 from concept_conductor.inversion import InversionSource
 from concept_conductor.layout import GivenMasks, Layout, MaskSource, image_pixels, mask_pixels
@@ -37,7 +37,7 @@ class Scene:
     """
 
     text: Conditioning
-    updates: Sequence[Mapping[str, LowRank]]
+    updates: Sequence[Mapping[str, Update]]
     latents: Tensor
     masks: MaskSource
     reference: InversionSource | None = None

@@ -17,6 +17,8 @@ from concept_conductor.errors import ConceptFileError, ConductorError
 from tests.concepts.conftest import concept, published
 from tests.conftest import TINY
 
+WITH_TOKENS = (ConceptFormat.ours, ConceptFormat.mixofshow)
+
 
 def same(a: Concept, b: Concept) -> bool:
     """Whether two concepts have the same tensors under the same names in the same order of placeholders."""
@@ -55,7 +57,7 @@ def test_ours_and_mixofshow_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoders", [1, 2])
-@pytest.mark.parametrize("format", list(ConceptFormat))
+@pytest.mark.parametrize("format", WITH_TOKENS)
 def test_both_families_round_trip(tmp_path: Path, encoders: int, format: ConceptFormat) -> None:
     toy = concept(encoders)
     again = load_concept(format.save(toy, tmp_path / f"toy{format.suffix}"))
@@ -98,7 +100,7 @@ def test_any_concept_round_trips(
         unet={"a.to_q": LowRank(torch.randn(rank, 3).to(dtype), torch.randn(2, rank).to(dtype))},
     )
     folder = tmp_path_factory.mktemp("any")
-    for format in ConceptFormat:
+    for format in WITH_TOKENS:
         assert same(toy, load_concept(format.save(toy, folder / f"any{format.suffix}")))
 
 

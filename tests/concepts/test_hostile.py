@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from concept_conductor.concepts import container, load_concept
+from concept_conductor.concepts import Concept, container, load_concept
 from concept_conductor.errors import ConceptFileError
 from tests.concepts.conftest import DIM, concept, published
 from tests.conftest import TINY
@@ -59,7 +59,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path, protocol: int, wrapped: b
 
 def test_missing_empty_folder_and_text(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.pth", "no concept file")
-    refused(tmp_path, "folder")
+    refused(tmp_path, "folder without")
     for name, data, word in (
         ("empty.pth", b"", "empty"),
         ("page.pth", b"<!DOCTYPE html><html>not found</html>", "neither"),
@@ -137,6 +137,7 @@ TABLES = "new_concept_embedding"
         (published(**{TABLES: {"<a>": torch.ones(DIM)}}), ("matrix",)),
         (published(**{TABLES: {"<a>": torch.ones(16, 3), "<b>": torch.ones(16, 4)}}), ("different shapes",)),
         (published(**{TABLES: {"<a>": torch.ones(1000, 3)}}), ("1000",)),
+        (published(**{TABLES: {"<a>": torch.ones(99, 16, 3)}}), ("99", "positions")),
         (published(**{TABLES: {f"<{i}>": torch.ones(1, 1) for i in range(100)}}), ("100 placeholders",)),
         (published(new_concept_embedding_2={"<c>": torch.ones(16, DIM)}), ("<c>", "same")),
         (published(text_encoder_2={"a": torch.ones(1)}), ("text_encoder_2",)),
@@ -174,6 +175,23 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
     refused(tmp_path / "lie.safetensors")
 
 
+def test_a_header_of_100_gigabytes(tmp_path: Path) -> None:
+    for length in (100 << 30, (1 << 64) - 1):
+        (tmp_path / "long.safetensors").write_bytes(struct.pack("<Q", length) + b'{"a":1}' + b" " * 100)
+        refused(tmp_path / "long.safetensors", "damaged or truncated")
+
+
+def test_safetensors_that_begin_like_a_pickle(tmp_path: Path) -> None:
+    """A header of 0x..80 bytes."""
+    plain = concept()
+    for filling in range(256):
+        path = Concept("toy", plain.tokens, unet=plain.unet, metadata={"note": "x" * filling}).save(tmp_path / "toy")
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert load_concept(path).name == "toy"
+
+
 def header(**changes: str) -> dict[str, str]:
     return {
         "format": "concept-conductor",
@@ -190,7 +208,9 @@ def header(**changes: str) -> dict[str, str]:
         (header(placeholders="["), {}, ("placeholders", "JSON")),
         (header(placeholders="7"), {}, ("list",)),
         (header(), {"tokens.0.<b>": torch.ones(1, 2)}, ("<a>",)),
-        (header(), {}, ("0 text encoders",)),
+        (header(), {}, ("made for 0 text encoders",)),
+        (header(format_version="2", text_encoders="3"), {}, ("made for 3 text encoders",)),
+        (header(), {"unet.a.down": torch.ones(1, 2), "unet.a.weight": torch.ones(1, 2)}, ("one half",)),
         (header(), {"unet.a.down": torch.ones(1, 2)}, ("one half",)),
         (header(), {"stray": torch.ones(1)}, ("stray", "belong to nothing")),
         (header(), {"text_encoder.3.a.down": torch.ones(1, 2), "text_encoder.3.a.up": torch.ones(2, 1)}, ("nothing",)),
@@ -199,7 +219,7 @@ def header(**changes: str) -> dict[str, str]:
 def test_malformed_files_of_ours(
     tmp_path: Path, metadata: dict[str, str], tensors: dict[str, torch.Tensor], words: tuple[str, ...]
 ) -> None:
-    tokens = {} if words[0].startswith(("<a>", "0")) else {"tokens.0.<a>": torch.ones(1, 2)}
+    tokens = {} if words[0].startswith(("<a>", "made")) else {"tokens.0.<a>": torch.ones(1, 2)}
     save_file({**tokens, **tensors}, tmp_path / "bad.safetensors", metadata=metadata)
     refused(tmp_path / "bad.safetensors", *words)
 
@@ -207,14 +227,19 @@ def test_malformed_files_of_ours(
 @pytest.mark.parametrize(
     ("keys", "kind"),
     [
-        (["lora_unet_down_blocks_0.lora_down.weight", "lora_unet_down_blocks_0.alpha"], "kohya-ss LoRA"),
-        (["unet.down_blocks.0.attn1.to_q.lora_A.weight"], "diffusers LoRA"),
-        (["base_model.model.down_blocks.0.to_q.lora_A.weight"], "PEFT adapter"),
-        (["lora_unet_x.hada_w1_a"], "LyCORIS"),
-        (["lora_unet_x.dora_scale"], "DoRA"),
-        (["<cat-toy>"], "textual inversion"),
+        (["lora_unet_x.hada_w1_a"], "LoHa"),
+        (["lora_unet_x.lokr_w1"], "LoKr"),
+        (["lora_unet_x.oft_blocks"], "OFT"),
+        (["lora_unet_x.a1.weight"], "GLoRA"),
+        (["lora_unet_x.dora_scale", "lora_unet_x.lora_down.weight"], "DoRA"),
+        (["unet.a.lora_magnitude_vector", "unet.a.lora_A.weight"], "DoRA"),
+        (["lora_unet_x.lora_down.weight", "lora_unet_x.lora_mid.weight"], "Tucker"),
+        (["lora_unet_x.diff"], "full difference"),
+        (["lora_unet_double_blocks_0_img_attn_proj.lora_down.weight"], "Flux"),
+        (["transformer.single_transformer_blocks.0.proj_out.lora_A.weight"], "Flux"),
         (["model.diffusion_model.input_blocks.0.weight"], "whole checkpoint"),
-        (["something"], "no concept that is known"),
+        (["time_embedding.linear_1.weight", "conv_in.weight"], "diffusers U-Net"),
+        (["something", "else"], "no concept that is known"),
     ],
 )
 def test_other_kinds_are_named(tmp_path: Path, keys: list[str], kind: str) -> None:

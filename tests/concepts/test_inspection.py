@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 from concept_conductor.cli import main
-from concept_conductor.concepts import load_concept
+from concept_conductor.concepts import Concept, load_concept
+from concept_conductor.concepts.conversion import ConceptFormat
 from concept_conductor.concepts.inspection import inspect
-from tests.concepts.conftest import concept
+from concept_conductor.errors import ConceptFileError
+from tests.concepts.conftest import DIM, concept
 from tests.conftest import TINY
 
 
@@ -62,3 +65,46 @@ def test_the_command_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert conductor("concept", "convert", tmp_path / "x", tmp_path / "y.bin") == 1
     assert "--format" in capsys.readouterr().err
     assert not (tmp_path / "y.bin").exists()
+
+
+def test_conversion_says_what_a_format_cannot_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for format in ("kohya", "diffusers"):
+        assert conductor("concept", "convert", TINY / "chow_dog.pth", tmp_path / "x", "--format", format) == 1
+        message = capsys.readouterr().err
+        assert "low-rank weights only" in message and "<chow_dog_1>" in message and len(message.splitlines()) == 1
+    several = Concept("mug", ({"<mug>": torch.randn(2, 1, DIM)},))
+    with pytest.raises(ConceptFileError, match=r"<mug> \(2\)"):
+        ConceptFormat.mixofshow.save(several, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_lora_and_its_embedding_are_converted_into_one_file(tmp_path: Path) -> None:
+    lora, token, out = (tmp_path / f"{name}.safetensors" for name in ("lora", "token", "out"))
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    save_file({f"{layer}.lora_A.weight": torch.ones(2, 768), f"{layer}.lora_B.weight": torch.ones(4, 2)}, lora)
+    save_file({"<mug>": torch.randn(3, 768)}, token)
+    assert conductor("concept", "convert", lora, token, out) == 0
+    report = inspect(out)
+    assert (report.family, report.phrase) == ("sd15", "<mug>")
+    assert [(table.positions, table.layers, table.dim) for table in report.tokens] == [(3, 1, 768)]
+    assert [group.goes_to for group in report.weights] == ["U-Net attn2.to_k"]
+
+
+def test_a_refused_file_is_named_and_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"lora_unet_x.hada_w1_a": torch.ones(2, 2)}, tmp_path / "loha.safetensors")
+    assert conductor("concept", "inspect", tmp_path / "loha.safetensors", "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert "LoHa" in report["problem"] and "not plain low rank" in report["problem"]
+    assert report["size"] == (tmp_path / "loha.safetensors").stat().st_size
+    assert conductor("concept", "inspect", tmp_path / "loha.safetensors") == 1
+    assert "refused:" in capsys.readouterr().out
+
+
+def test_a_folder_is_reported_as_one_concept(tmp_path: Path) -> None:
+    save_file({"<mug>": torch.randn(768)}, tmp_path / "learned_embeds.safetensors")
+    torch.save({"mid_block.attn2.processor.to_k_custom_diffusion.weight": torch.ones(4, 768)}, tmp_path / "weights.bin")
+    report = inspect(tmp_path)
+    assert report.path == tmp_path
+    assert report.kind == "Custom Diffusion + textual inversion"
+    assert report.size == sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert report.weights[0].ranks == (4,)

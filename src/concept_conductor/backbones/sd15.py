@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 
 from concept_conductor.backbones.base import Backbone, Defaults, TrainingDefaults
+from concept_conductor.concepts import families
 from concept_conductor.concepts.concept import Concept
 from concept_conductor.errors import FamilyError
 from concept_conductor.prompts import Conditioning, placeholder_embeddings, tokenize
@@ -41,30 +42,26 @@ class SD15Backbone(Backbone):
 
     @torch.no_grad()
     def encode_concept_prompts(self, concept: Concept, weight: float, prompts: list[str]) -> list[Conditioning]:
-        tokenized = [tokenize(self.tokenizer, prompt, concept.placeholders) for prompt in prompts]
+        tokenized = [tokenize(self.tokenizer, prompt, concept.placeholders, concept.positions) for prompt in prompts]
         ids = torch.stack([text.ids for text in tokenized]).to(self.device)
-        rows = ids.repeat_interleave(self.text_layers, dim=0)  # (prompts * layers, tokens)
+        # one text serves all layers where no placeholder has vectors of its own for each
+        layers = max((vectors.shape[-2] for vectors in concept.tokens[0].values()), default=1)
+        rows = ids.repeat_interleave(layers, dim=0)  # (prompts * layers, tokens)
         with (
             pathwise(self.text_encoder, [scaled(concept.text_encoders[0], weight)], AllRows()),
-            placeholder_embeddings(
-                self.text_encoder.get_input_embeddings(), tokenized, concept.tokens[0], self.text_layers
-            ),
+            placeholder_embeddings(self.text_encoder.get_input_embeddings(), tokenized, concept.tokens[0], layers),
         ):
             hidden = self.text_encoder(rows)[0].to(self.dtype)
-        texts = hidden.unflatten(0, (len(prompts), self.text_layers))
+        texts = hidden.unflatten(0, (len(prompts), layers)).expand(-1, self.text_layers, -1, -1)
         return [Conditioning(text[None, None]) for text in texts]
 
     def check(self, concept: Concept) -> None:
+        families.check(concept, self.unet.config.cross_attention_dim, encoders=1)
         dim = self.text_encoder.config.hidden_size
-        if len(concept.tokens) != 1:
-            raise FamilyError(
-                f"the concept '{concept.name}' has token embeddings for {len(concept.tokens)} text encoders (SDXL), "
-                "but this model has one (SD1.5); use an SDXL checkpoint or an SD1.5 concept"
-            )
         for name, vectors in concept.tokens[0].items():
-            if vectors.shape[1] != dim or vectors.shape[0] not in (1, self.text_layers):
+            if vectors.shape[-1] != dim or vectors.shape[-2] not in (1, self.text_layers):
                 raise FamilyError(
                     f"the placeholder {name} of the concept '{concept.name}' has embeddings of shape "
-                    f"{tuple(vectors.shape)}, but this model needs ({self.text_layers}, {dim}); "
+                    f"{tuple(vectors.shape)}, but this model needs ({self.text_layers}, {dim}) or (1, {dim}); "
                     "use a concept trained on a model of this family"
                 )

@@ -6,21 +6,27 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from concept_conductor.concepts.conversion import ConceptFormat
+from concept_conductor.concepts.conversion import BY_SUFFIX, ConceptFormat
 from concept_conductor.errors import ConceptFileError
 
 app = typer.Typer(help="Look into concept files, and convert them.", no_args_is_help=True)
 
 
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository on the hub.")]
+
+
 @app.command()
 def inspect(
-    file: Annotated[str, typer.Argument(help="A concept file, or a shipped concept such as mini/dog-noto.")],
+    file: Annotated[
+        str, typer.Argument(help="A concept's file or folder, a hub id, or a shipped concept such as mini/dog-noto.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    revision: Revision = None,
 ) -> None:
     """Say what a concept file holds and where its tensors go; exit 1 where it cannot be used."""
     from concept_conductor.concepts.inspection import inspect as look
 
-    report = look(file)
+    report = look(file, revision)
     if json:
         typer.echo(report.model_dump_json(indent=2))
     else:
@@ -31,16 +37,20 @@ def inspect(
 
 @app.command()
 def convert(
-    file: Annotated[str, typer.Argument(help="The concept to convert.")],
+    files: Annotated[
+        list[str], typer.Argument(help="The concept to convert, or the files that make one: a LoRA and its embedding.")
+    ],
     out: Annotated[Path, typer.Argument(help="The file to write.")],
     format: Annotated[ConceptFormat | None, typer.Option(help="Its format; by its suffix if not given.")] = None,
+    revision: Revision = None,
 ) -> None:
     """Write a concept in another format."""
     from concept_conductor.concepts import load_concept
 
-    by_suffix = {kind.suffix: kind for kind in ConceptFormat}
-    chosen = format or by_suffix.get(out.suffix)
+    chosen = format or BY_SUFFIX.get(out.suffix)
     if chosen is None:
-        raise ConceptFileError(f"the format of {out} is not told by its suffix; give --format ours or mixofshow")
-    chosen.save(load_concept(file), out)
+        raise ConceptFileError(
+            f"the format of {out} is not told by its suffix; give --format {' or '.join(ConceptFormat)}"
+        )
+    chosen.save(load_concept(*files, revision=revision), out)
     typer.echo(out)

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Protocol
 
-from concept_conductor.concepts import container, ed_lora, foreign, native
-from concept_conductor.concepts.concept import Concept, LowRank
+from concept_conductor.concepts import (
+    bundle,
+    container,
+    custom_diffusion,
+    diffusers_lora,
+    ed_lora,
+    foreign,
+    kohya,
+    native,
+    peft_adapter,
+    textual_inversion,
+)
+from concept_conductor.concepts.concept import Concept, FullWeight, LowRank, Update
 from concept_conductor.concepts.container import WeightFile
+from concept_conductor.concepts.joining import joined
+from concept_conductor.concepts.sources import find_file, find_files
 from concept_conductor.errors import ConceptFileError
 
-__all__ = ["FORMATS", "Concept", "LowRank", "find_file", "format_of", "load_concept"]
-
-SHIPPED = "mini/"
+__all__ = [
+    "FORMATS",
+    "Concept",
+    "FullWeight",
+    "LowRank",
+    "Update",
+    "find_file",
+    "find_files",
+    "format_of",
+    "load_concept",
+    "read_files",
+]
 
 
 class Format(Protocol):
@@ -26,35 +47,38 @@ class Format(Protocol):
     def read(self, file: WeightFile) -> Concept: ...
 
 
-FORMATS: tuple[Format, ...] = (native, ed_lora)
+FORMATS: tuple[Format, ...] = (
+    native,
+    ed_lora,
+    kohya,
+    peft_adapter,
+    diffusers_lora,
+    custom_diffusion,
+    textual_inversion,
+)
 
 
-def load_concept(source: str | Path) -> Concept:
-    """Read a concept from any supported file.
+def load_concept(source: str | Path, *others: str | Path, revision: str | None = None) -> Concept:
+    """Read a concept from any supported file, or from several that belong together.
 
     Args:
-        source: a file, or the name of a shipped concept such as ``mini/dog-noto``.
+        source: a file, a folder, the name of a shipped concept (``mini/dog-noto``) or of a repository on the hub
+            (``user/name``, ``user/name/file.safetensors``).
+        others: further ones that make one concept with it, such as a LoRA's textual inversion.
+        revision: branch, tag or commit of repositories.
 
     Raises:
-        ConceptFileError: the file is missing, damaged, hostile or of a kind that cannot be read.
+        ConceptFileError: a file is missing, damaged, hostile or of a kind that cannot be read, or two contradict each
+            other.
+        FamilyError: parts of it are made for different families.
     """
-    file = container.read(find_file(source))
-    return format_of(file).read(file)
+    files = [file for given in (source, *others) for file in read_files(given, revision)]
+    return joined([format_of(file).read(file) for file in files])
 
 
-def find_file(source: str | Path) -> Path:
-    """The file that ``source`` means: a file, or a shipped concept's name."""
-    path = Path(source)
-    if path.exists() or not str(source).startswith(SHIPPED):
-        return path
-    from concept_conductor.mini import CONCEPTS_FOLDER
-
-    name = str(source).removeprefix(SHIPPED).removesuffix(".safetensors")
-    shipped = sorted(file.stem for file in CONCEPTS_FOLDER.glob("*.safetensors"))
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name not in shipped:
-        known = ", ".join(SHIPPED + stem for stem in shipped) or "none"
-        raise ConceptFileError(f"there is no shipped concept '{source}'; there are: {known}")
-    return CONCEPTS_FOLDER / f"{name}.safetensors"
+def read_files(source: str | Path, revision: str | None = None) -> list[WeightFile]:
+    """What the files hold that ``source`` means, bundled embeddings taken apart; see :func:`sources.find_files`."""
+    return [part for path in find_files(source, revision) for part in bundle.unbundled(container.read(path))]
 
 
 def format_of(file: WeightFile) -> Format:
@@ -63,11 +87,11 @@ def format_of(file: WeightFile) -> Format:
     Raises:
         ConceptFileError: none does; the sentence names the file's kind where it is known.
     """
+    known = foreign.kind(file)
+    if known is not None:
+        raise ConceptFileError(f"{file.path} is of the kind '{known[0]}', which is {known[1]}; it cannot be read")
     for candidate in FORMATS:
         if candidate.recognises(file):
             return candidate
-    kind = foreign.kind(file)
-    supported = " and ".join(candidate.KIND for candidate in FORMATS)
-    if kind is None:
-        raise ConceptFileError(f"{file.path} holds no concept that is known; {supported} can be read")
-    raise ConceptFileError(f"{file.path} is of the kind '{kind}', which cannot be read; {supported} can")
+    supported = ", ".join(candidate.KIND for candidate in FORMATS)
+    raise ConceptFileError(f"{file.path} holds no concept that is known; what can be read is {supported}")

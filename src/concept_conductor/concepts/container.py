@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from concept_conductor.errors import ConceptFileError
 
@@ -24,6 +25,11 @@ MAX_TENSORS = 20_000
 MAX_DEPTH = 5
 MAX_SIDE = 1 << 17  # no layer of any model this is for is wider
 
+_NO_NAMES = (  # what diffusers and PEFT call their files and folders, whatever is in them
+    "pytorch_lora_weights", "pytorch_custom_diffusion_weights", "learned_embeds", "learned_embeds_2", "adapter_model",
+    "unet", "text_encoder", "text_encoder_2", "snapshots", "",
+)  # fmt: skip
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _GIT_LFS_POINTER = b"version https://git-lfs"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
@@ -45,6 +51,13 @@ class WeightFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """What to call its concept: the file's name or, where every file is called so, its folder's or repository's."""
+        stems = (part.stem for part in (self.path, *self.path.parents))
+        name = next((stem for stem in stems if stem not in _NO_NAMES and not _COMMIT.fullmatch(stem)), "concept")
+        return re.sub("^models--.*--", "", name)  # so the hub's cache writes user/name
+
+    @property
     def size(self) -> int:
         """Bytes on disk."""
         return self.path.stat().st_size
@@ -56,10 +69,6 @@ def read(path: Path) -> WeightFile:
     Raises:
         ConceptFileError: missing, empty, truncated, too large, no weight file, or holding more than weights.
     """
-    if path.is_dir():
-        raise ConceptFileError(
-            f"{path} is a folder; give the concept file itself (PEFT adapter folders cannot be read)"
-        )
     if not path.is_file():
         raise ConceptFileError(f"there is no concept file {path}; check the name")
     size = path.stat().st_size
@@ -77,10 +86,10 @@ def read(path: Path) -> WeightFile:
         raise ConceptFileError(f"{path} cannot be read: {error.strerror}") from error
     if head.startswith(_GIT_LFS_POINTER):
         raise ConceptFileError(f"{path} is a Git LFS pointer, not the weights; run 'git lfs pull' or download the file")
+    if head[8:9] == b"{":  # asked first: the length before it may begin like a pickle
+        return _read_safetensors(path)
     if head.startswith((_ZIP, _PICKLE)):
         return _read_torch(path)
-    if len(head) > 8 and head[8:9] == b"{":
-        return _read_safetensors(path)
     raise ConceptFileError(f"{path} is neither a safetensors file nor a PyTorch .pth file; was the download complete?")
 
 
@@ -103,7 +112,8 @@ def _read_torch(path: Path) -> WeightFile:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on how files should be written
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([nn.ParameterDict]):  # early textual inversions; holds tensors only
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" ('{named[1]}')" if named else ""
@@ -116,8 +126,14 @@ def _read_torch(path: Path) -> WeightFile:
         raise ConceptFileError(f"{path} is a damaged or truncated PyTorch file ({reason}); get it again") from error
     if not isinstance(content, Mapping):
         raise ConceptFileError(f"{path} holds a {type(content).__name__} where named weights were expected")
+    content = {key: _tables(value) for key, value in content.items()}
     _check_tree(path, content)
     return WeightFile(path, "torch", content)
+
+
+def _tables(value: Any) -> Any:
+    """A ``ParameterDict`` as the plain table it is; its state was checked by nobody, so it is not asked itself."""
+    return vars(value).get("_parameters") if isinstance(value, nn.ParameterDict) else value
 
 
 def _check_archive(path: Path) -> None:
@@ -127,7 +143,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise ConceptFileError(f"{path} is a damaged or truncated PyTorch file ({error}); get it again") from error
     if unpacked > max(2 * path.stat().st_size, 1 << 20):
         raise ConceptFileError(

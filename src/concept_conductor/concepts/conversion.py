@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from concept_conductor.concepts import ed_lora, native
-from concept_conductor.concepts.concept import Concept, LowRank
+from concept_conductor.concepts import diffusers_lora, ed_lora, kohya, native
+from concept_conductor.concepts.concept import Concept, Update
 
 
 class ConceptFormat(str, Enum):
@@ -18,22 +18,37 @@ class ConceptFormat(str, Enum):
 
     ours = "ours"
     mixofshow = "mixofshow"
+    kohya = "kohya"
+    diffusers = "diffusers"
 
     @property
     def suffix(self) -> str:
-        return {"ours": ".safetensors", "mixofshow": ".pth"}[self.value]
+        return ".pth" if self is ConceptFormat.mixofshow else ".safetensors"
 
     def save(self, concept: Concept, path: str | Path) -> Path:
-        """Write ``concept`` in this format, atomically."""
-        writer = {"ours": native.save, "mixofshow": ed_lora.save}[self.value]
+        """Write ``concept`` in this format, atomically.
+
+        Raises:
+            ConceptFileError: it has something that this format cannot hold.
+        """
+        writer = {
+            ConceptFormat.ours: native.save,
+            ConceptFormat.mixofshow: ed_lora.save,
+            ConceptFormat.kohya: kohya.save,
+            ConceptFormat.diffusers: diffusers_lora.save,
+        }[self]
         return writer(concept, path)
+
+
+#: Suffix -> the format that is written where none is named.
+BY_SUFFIX = {".safetensors": ConceptFormat.ours, ".pth": ConceptFormat.mixofshow}
 
 
 def with_dtype(concept: Concept, dtype: torch.dtype) -> Concept:
     """The same concept in another number type; half precision halves its file."""
 
-    def cast(layers: Mapping[str, LowRank]) -> dict[str, LowRank]:
-        return {name: LowRank(update.down.to(dtype), update.up.to(dtype)) for name, update in layers.items()}
+    def cast(layers: Mapping[str, Update]) -> dict[str, Update]:
+        return {name: update.to(dtype) for name, update in layers.items()}
 
     return replace(
         concept,

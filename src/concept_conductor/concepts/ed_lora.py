@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from concept_conductor.concepts import checks
-from concept_conductor.concepts.concept import Concept, LowRank
+from concept_conductor.concepts.concept import Concept, LowRank, Update
 from concept_conductor.concepts.container import WeightFile
 from concept_conductor.errors import ConceptFileError
 from concept_conductor.files import written_whole
@@ -66,13 +66,22 @@ def read(file: WeightFile) -> Concept:
 
 
 def save(concept: Concept, path: str | Path) -> Path:
-    """Write the published layout, which Mix-of-Show and the published Concept Conductor can load."""
+    """Write the published layout, which Mix-of-Show and the published Concept Conductor can load.
+
+    Raises:
+        ConceptFileError: the concept has no placeholders, or more than that layout can hold.
+    """
+    if not concept.placeholders or any(count > 1 for count in concept.positions.values()):
+        raise ConceptFileError(
+            f"a Mix-of-Show file needs placeholders of one position each, but the concept '{concept.name}' has "
+            f"{' '.join(f'{name} ({count})' for name, count in concept.positions.items()) or 'none'}; convert to 'ours'"
+        )
     tables: dict[str, dict[str, Tensor]] = {}
     for name, tokens in zip(TOKENS, concept.tokens, strict=False):
         tables[name] = {placeholder: _plain(vectors) for placeholder, vectors in tokens.items()}
     for name, layers in zip(TEXT_ENCODERS, concept.text_encoders, strict=False):
-        tables[name] = _keys(layers, TEXT_PREFIX)
-    tables[UNET] = _keys(concept.unet, "")
+        tables[name] = _keys(concept, layers, TEXT_PREFIX)
+    tables[UNET] = _keys(concept, concept.unet, "")
     with written_whole(path) as file:
         torch.save({WRAPPER: tables}, file)
     return Path(path)
@@ -84,7 +93,7 @@ def _tables(file: WeightFile) -> Mapping[str, Any]:
     return inner if set(file.content) == {WRAPPER} and isinstance(inner, Mapping) else file.content
 
 
-def _pairs(path: Path, table: str, tensors: object) -> dict[str, LowRank]:
+def _pairs(path: Path, table: str, tensors: object) -> dict[str, Update]:
     """Layer name -> update; every key must be half of a pair."""
     if not isinstance(tensors, Mapping):
         raise ConceptFileError(
@@ -103,12 +112,17 @@ def _pairs(path: Path, table: str, tensors: object) -> dict[str, LowRank]:
     return {layer: checks.low_rank(path, layer, tensors[layer + DOWN], tensors[layer + UP]) for layer in layers}
 
 
-def _keys(layers: Mapping[str, LowRank], prefix: str) -> dict[str, Tensor]:
-    return {
-        f"{prefix}{layer}{suffix}": _plain(half)
-        for layer, update in layers.items()
-        for suffix, half in ((DOWN, update.down), (UP, update.up))
-    }
+def _keys(concept: Concept, layers: Mapping[str, Update], prefix: str) -> dict[str, Tensor]:
+    tensors = {}
+    for layer, update in layers.items():
+        if not isinstance(update, LowRank) or update.down.ndim != 2:
+            raise ConceptFileError(
+                f"a Mix-of-Show file holds low-rank weights of linear layers only, but the concept '{concept.name}' "
+                f"has others for '{layer}'; convert it to 'ours'"
+            )
+        tensors[f"{prefix}{layer}{DOWN}"] = _plain(update.down)
+        tensors[f"{prefix}{layer}{UP}"] = _plain(update.up)
+    return tensors
 
 
 def _plain(tensor: Tensor) -> Tensor:

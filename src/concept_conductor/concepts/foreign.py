@@ -1,46 +1,42 @@
-"""Kinds of files that hold no ED-LoRA, told by their names of tensors, so that a refusal can name them."""
+"""Kinds of files that cannot be read, told by their names of tensors, so that a refusal can name them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
 
 from concept_conductor.concepts.container import WeightFile
 
-Test = Callable[[frozenset[str]], bool]
+NOT_LOW_RANK = "not plain low rank"
+NOT_A_CONCEPT = "no concept"
+OTHER_MODELS = "made for models of another architecture"
 
-
-def _any(*parts: str) -> Test:
-    return lambda keys: any(part in key for key in keys for part in parts)
-
-
-#: Kind -> whether the tensors' names are of that kind; the first that fits counts.
-KINDS: dict[str, Test] = {
-    "LyCORIS (LoHa, LoKr or the like)": _any(".hada_w1", ".lokr_w1", ".oft_blocks", ".glora_"),
-    "DoRA": _any(".dora_scale", "lora_magnitude_vector"),
-    "kohya-ss LoRA": _any("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"),
-    "PEFT adapter": _any("base_model.model."),
-    "diffusers LoRA": _any(".lora_A.", ".lora_B.", ".lora_linear_layer.", ".processor.to_q_lora", ".lora.down."),
-    "textual inversion": _any("string_to_param", "emb_params", "clip_l", "clip_g"),
-    "whole checkpoint": _any("model.diffusion_model.", "first_stage_model.", "cond_stage_model."),
-    "diffusers U-Net": _any("time_embedding.linear_1"),
+#: Kind -> (names that only it has, why it cannot be read); the first that fits counts.
+KINDS: dict[str, tuple[str, str]] = {
+    "LoHa (LyCORIS)": (r"\.hada_w\d", NOT_LOW_RANK),
+    "LoKr (LyCORIS)": (r"\.lokr_w\d", NOT_LOW_RANK),
+    "GLoRA (LyCORIS)": (r"\.glora_|^lora_\w+\.[ab][12]\.weight$", NOT_LOW_RANK),
+    "OFT": (r"\.oft_(blocks|diag|R)", NOT_LOW_RANK),
+    "BOFT": (r"\.boft_", NOT_LOW_RANK),
+    "(IA)^3": (r"\.on_input$|\.ia3_l", NOT_LOW_RANK),
+    "VeRA": (r"\.vera_lambda_", NOT_LOW_RANK),
+    "DoRA": (r"\.dora_scale$|lora_magnitude_vector", NOT_LOW_RANK),
+    "LoCon with a Tucker core": (r"\.lora_mid\.", NOT_LOW_RANK),
+    "full difference (LyCORIS)": (r"\.(diff|diff_b|w_norm|b_norm)$", NOT_LOW_RANK),
+    "LoRA of a transformer such as Flux or SD3": (
+        r"^(lora_)?transformer[._]|double_blocks|joint_blocks|^diffusion_model\.",
+        OTHER_MODELS,
+    ),
+    "IP-Adapter": (r"^ip_adapter\b|^image_proj\b", NOT_A_CONCEPT),
+    "hypernetwork": (r"^\d+\.\d+\.linear\.", NOT_A_CONCEPT),
+    "whole checkpoint": (r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\.", NOT_A_CONCEPT),
+    "diffusers U-Net": (r"^time_embedding\.linear_1\.weight$", NOT_A_CONCEPT),
 }
 
 
-def kind(file: WeightFile) -> str | None:
-    """What the file is called in its own world, if that is known."""
-    keys = frozenset(_names(file.content))
-    for name, fits in KINDS.items():
-        if fits(keys):
-            return name
-    single = [key for key in file.content if key.startswith("<") and key.endswith(">")]
-    return "textual inversion" if single and len(single) == len(file.content) else None
-
-
-def _names(content: Mapping[str, object], prefix: str = "") -> list[str]:
-    names = []
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        names.append(name)
-        if isinstance(value, Mapping):
-            names += _names(value, f"{name}.")
-    return names
+def kind(file: WeightFile) -> tuple[str, str] | None:
+    """What the file is called in its own world and why it cannot be read, if it is known and cannot."""
+    names = [key for key in file.content if isinstance(key, str)]
+    for name, (pattern, reason) in KINDS.items():
+        if any(re.search(pattern, key) for key in names):
+            return name, reason
+    return None

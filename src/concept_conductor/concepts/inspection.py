@@ -5,32 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
-from concept_conductor.concepts import Concept, LowRank, container, find_file, format_of
-from concept_conductor.concepts.native import FAMILIES
-from concept_conductor.errors import ConceptFileError
+from concept_conductor.concepts import Concept, Update, families, find_files, format_of, read_files
+from concept_conductor.concepts.joining import joined
+from concept_conductor.errors import ConductorError
 
-FAMILY_NAMES = {"sd15": "SD1.5", "sdxl": "SDXL"}
+#: Parts of a model by which its layers are told; what comes before them only numbers blocks.
+KINDS_OF_LAYERS = ("attn", "self_attn", "mlp", "ff", "time_embedding", "add_embedding")
 
 
 class TokenTable(BaseModel):
-    """One placeholder in one text encoder: ``layers`` vectors of ``dim`` numbers."""
+    """One placeholder in one text encoder: ``layers`` vectors of ``dim`` numbers for each of its ``positions``."""
 
     model_config = ConfigDict(frozen=True)
 
     placeholder: str
     encoder: int
+    positions: int
     layers: int
     dim: int
 
 
 class LayerGroup(BaseModel):
-    """Low-rank weights of one sort of layer.
+    """Weights of one sort of layer.
 
     Attributes:
         goes_to: where the weights go, e.g. "U-Net attn2.to_k".
@@ -49,12 +53,13 @@ class ConceptReport(BaseModel):
     """What a file holds; ``problem`` says in one sentence why it cannot be used, or is None.
 
     Attributes:
-        path, size: the file and its bytes.
-        kind: the format.
-        name, family: the concept's short name; "sd15" or "sdxl".
+        path, size: the file or folder, and the bytes read of it.
+        kind: the format, or the formats of a folder's files.
+        name, family: the concept's short name; "sd15", "sd21", "sdxl" or None where nothing tells.
+        phrase: what to write in a prompt: placeholders, or the trigger words that the file names.
         tokens: placeholders and their vectors.
-        weights: where the low-rank weights go.
-        tensors, parameters: how many tensors and numbers the file's concept has; all of them are used.
+        weights: where the weights go.
+        tensors, parameters: how many tensors and numbers the concept has; all of them are used.
         dtypes: number types that occur.
         metadata: what the file says of itself.
     """
@@ -66,6 +71,7 @@ class ConceptReport(BaseModel):
     kind: str | None = None
     name: str | None = None
     family: str | None = None
+    phrase: str | None = None
     tokens: tuple[TokenTable, ...] = ()
     weights: tuple[LayerGroup, ...] = ()
     tensors: int = 0
@@ -81,7 +87,8 @@ class ConceptReport(BaseModel):
             "size": None if self.size is None else f"{self.size / 1e6:.2f} MB",
             "kind": self.kind,
             "concept": self.name,
-            "family": self.family and FAMILY_NAMES.get(self.family, self.family),
+            "family": self.family and families.NAMES[self.family],
+            "in prompts": self.phrase,
             "numbers": f"{self.parameters:,} in {self.tensors} tensors, {', '.join(self.dtypes)}"
             if self.tensors
             else None,
@@ -92,14 +99,14 @@ class ConceptReport(BaseModel):
                 facts.add_row(Text(label, style="dim"), Text(value))
         parts: list[RenderableType] = [facts]
         if self.tokens:
-            tokens = Table(
-                "placeholder", "text encoder", "vectors", "numbers each", title="Tokens", title_justify="left"
-            )
+            columns = ("placeholder", "text encoder", "positions", "vectors each", "numbers each")
+            tokens = Table(*columns, title="Tokens", title_justify="left")
             for token in self.tokens:
-                tokens.add_row(Text(token.placeholder), str(token.encoder + 1), str(token.layers), str(token.dim))
+                sizes = (token.encoder + 1, token.positions, token.layers, token.dim)
+                tokens.add_row(Text(token.placeholder), *map(str, sizes))
             parts.append(tokens)
         if self.weights:
-            weights = Table("goes to", "layers", "rank", title="Low-rank weights", title_justify="left")
+            weights = Table("goes to", "layers", "rank", title="Weights", title_justify="left")
             for group in self.weights:
                 weights.add_row(Text(group.goes_to), str(group.layers), ", ".join(map(str, group.ranks)))
             parts.append(weights)
@@ -108,50 +115,58 @@ class ConceptReport(BaseModel):
         return Group(*parts)
 
 
-def inspect(source: str | Path) -> ConceptReport:
-    """Look into a concept file; never raises for what the file holds, but says it in ``problem``."""
-    path = Path(source)
-    size = kind = None
+def inspect(source: str | Path, revision: str | None = None) -> ConceptReport:
+    """Look into a concept file or folder; never raises for what it holds, but says it in ``problem``."""
+    paths = [Path(source)]
+    kinds: list[str] = []
     try:
-        path = find_file(source)
-        file = container.read(path)
-        size = file.size
-        reader = format_of(file)
-        kind = reader.KIND
-        concept = reader.read(file)
-    except ConceptFileError as error:
-        size = path.stat().st_size if path.is_file() else None
-        return ConceptReport(path=path, size=size, kind=kind, problem=str(error))
-    return _report(concept, path, size, kind)
+        paths = find_files(source, revision)
+        files = read_files(source, revision)
+        formats = [format_of(file) for file in files]
+        kinds = sorted({reader.KIND for reader in formats})
+        concept = joined([reader.read(file) for reader, file in zip(formats, files)])
+        found = {"family": concept.family, **_contents(concept)}
+    except ConductorError as error:
+        found = {"problem": str(error)}
+    return ConceptReport(
+        path=paths[0] if len(paths) == 1 else Path(source),
+        size=sum(path.stat().st_size for path in paths if path.is_file()) or None,
+        kind=" + ".join(kinds) or None,
+        **found,
+    )
 
 
-def _report(concept: Concept, path: Path, size: int, kind: str) -> ConceptReport:
+def _contents(concept: Concept) -> dict[str, Any]:
+    """What a report says of a concept that could be read."""
     groups = _groups(concept.unet, "U-Net")
     for encoder, layers in enumerate(concept.text_encoders):
         groups += _groups(layers, f"text encoder {encoder + 1}")
     updates = [update for layers in (*concept.text_encoders, concept.unet) for update in layers.values()]
-    tensors = [half for update in updates for half in update]
+    tensors = [part for update in updates for part in update if isinstance(part, Tensor)]
     tensors += [vectors for table in concept.tokens for vectors in table.values()]
-    return ConceptReport(
-        path=path,
-        size=size,
-        kind=kind,
-        name=concept.name,
-        family=FAMILIES[len(concept.tokens)],
-        tokens=tuple(
-            TokenTable(placeholder=name, encoder=encoder, layers=vectors.shape[0], dim=vectors.shape[1])
+    return {
+        "name": concept.name,
+        "phrase": concept.phrase,
+        "tokens": tuple(
+            TokenTable(
+                placeholder=name,
+                encoder=encoder,
+                positions=concept.positions[name],
+                layers=vectors.shape[-2],
+                dim=vectors.shape[-1],
+            )
             for encoder, table in enumerate(concept.tokens)
             for name, vectors in table.items()
         ),
-        weights=tuple(groups),
-        tensors=len(tensors),
-        parameters=sum(tensor.numel() for tensor in tensors),
-        dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
-        metadata=dict(concept.metadata),
-    )
+        "weights": tuple(groups),
+        "tensors": len(tensors),
+        "parameters": sum(tensor.numel() for tensor in tensors),
+        "dtypes": tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
+        "metadata": dict(concept.metadata),
+    }
 
 
-def _groups(layers: Mapping[str, LowRank], model: str) -> list[LayerGroup]:
+def _groups(layers: Mapping[str, Update], model: str) -> list[LayerGroup]:
     """Layers grouped by the end of their names, which says what they do."""
     sorts = {name: _sort(name) for name in layers}
     return [
@@ -165,7 +180,7 @@ def _groups(layers: Mapping[str, LowRank], model: str) -> list[LayerGroup]:
 
 
 def _sort(name: str) -> str:
-    """``...attn2.to_out.0`` -> ``attn2.to_out.0``: the name from its last attention on."""
+    """``...attn2.to_out.0`` -> ``attn2.to_out.0``: the name without what only says where in the model it stands."""
     parts = name.split(".")
-    starts = [index for index, part in enumerate(parts) if part.startswith(("attn", "self_attn"))]
+    starts = [index for index, part in enumerate(parts) if part.startswith(KINDS_OF_LAYERS)]
     return ".".join(parts[starts[-1] :]) if starts else parts[-1]

@@ -1,8 +1,10 @@
 """Our own concept files: safetensors with the same tensors and a header that says where they come from.
 
-Tensors: ``tokens.E.PLACEHOLDER (layers, dim)``, ``text_encoder.E.LAYER.down|up`` and ``unet.LAYER.down|up`` with E
-counting the text encoders. Header: format, version, name, family and placeholders (in order, as JSON); and what the
-trainer knows: initialiser, training settings, hash of the base model, author, licence.
+Tensors: ``tokens.E.PLACEHOLDER (layers, dim)`` or ``(positions, layers, dim)``, and for every layer
+``text_encoder.E.LAYER.down|up`` and ``unet.LAYER.down|up``, or ``.weight`` for a whole weight; E counts the text
+encoders. Header: format, version, name, family, number of text encoders and placeholders (in order, as JSON); and what
+the trainer knows: initialiser, training settings, hash of the base model, author, licence. Version 1 always had tokens,
+from which its text encoders are counted, and matrices only.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from concept_conductor.concepts import checks
-from concept_conductor.concepts.concept import Concept, LowRank
+from concept_conductor.concepts.concept import Concept, FullWeight, Update
 from concept_conductor.concepts.container import WeightFile, parsed_json
 from concept_conductor.errors import ConceptFileError
 from concept_conductor.files import written_whole
@@ -23,10 +25,11 @@ from concept_conductor.files import written_whole
 KIND = "Concept Conductor (safetensors)"
 
 FORMAT = "concept-conductor"
-VERSION = 1
-FAMILIES = {1: "sd15", 2: "sdxl"}  # by the number of text encoders
+VERSION = 2
+READABLE = ("1", "2")
+MAX_TEXT_ENCODERS = 2
 
-_RESERVED = ("format", "format_version", "name", "family", "placeholders")
+_RESERVED = ("format", "format_version", "name", "family", "text_encoders", "placeholders")
 
 
 def recognises(file: WeightFile) -> bool:
@@ -42,27 +45,30 @@ def read(file: WeightFile) -> Concept:
     """
     path, header = file.path, file.metadata
     version = header.get("format_version", "")
-    if version != str(VERSION):
+    if version not in READABLE:
         raise ConceptFileError(
-            f"{path} is a concept file of version {version!r} but this program reads version {VERSION}; update it"
+            f"{path} is a concept file of version {version!r} but this program reads versions up to {VERSION}; "
+            "update it"
         )
     placeholders = parsed_json(path, "placeholders", header.get("placeholders", ""))
     if not isinstance(placeholders, list) or not all(isinstance(name, str) for name in placeholders):
         raise ConceptFileError(f"{path} has damaged metadata: 'placeholders' is no list of names")
 
     left = dict(file.content)
-    encoders = len({key.split(".")[1] for key in left if key.startswith("tokens.")})
-    if encoders not in FAMILIES:
-        raise ConceptFileError(f"{path} has token embeddings for {encoders} text encoders; expected 1 or 2")
-    tokens = tuple(
+    encoders = header.get("text_encoders") or str(len({key.split(".")[1] for key in left if key.startswith("tokens.")}))
+    if encoders not in map(str, range(1, MAX_TEXT_ENCODERS + 1)):
+        raise ConceptFileError(f"{path} is made for {encoders[:9]} text encoders; expected 1 or 2")
+    tokens: tuple[dict[str, Tensor], ...] = tuple(
         checks.token_table(path, {name: left.pop(f"tokens.{encoder}.{name}", None) for name in placeholders})
-        for encoder in range(encoders)
+        if placeholders
+        else {}
+        for encoder in range(int(encoders))
     )
     concept = Concept(
         name=header.get("name", path.stem),
         tokens=tokens,
-        text_encoders=tuple(_pairs(path, left, f"text_encoder.{encoder}.") for encoder in range(encoders)),
-        unet=_pairs(path, left, "unet."),
+        text_encoders=tuple(_updates(path, left, f"text_encoder.{encoder}.") for encoder in range(int(encoders))),
+        unet=_updates(path, left, "unet."),
         metadata={key: value for key, value in header.items() if key not in _RESERVED},
     )
     if left:
@@ -83,7 +89,8 @@ def save(concept: Concept, path: str | Path) -> Path:
         "format": FORMAT,
         "format_version": str(VERSION),
         "name": concept.name,
-        "family": FAMILIES[len(concept.tokens)],
+        "family": concept.family or "unknown",
+        "text_encoders": str(len(concept.tokens)),
         "placeholders": json.dumps(concept.placeholders),
     }
     plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
@@ -92,19 +99,25 @@ def save(concept: Concept, path: str | Path) -> Path:
     return Path(path)
 
 
-def _pairs(path: Path, left: dict[str, Tensor], prefix: str) -> dict[str, LowRank]:
-    """Take all pairs under ``prefix`` out of ``left``."""
+def _updates(path: Path, left: dict[str, Tensor], prefix: str) -> dict[str, Update]:
+    """Take all updates under ``prefix`` out of ``left``."""
     layers = dict.fromkeys(key.removeprefix(prefix).rpartition(".")[0] for key in left if key.startswith(prefix))
-    pairs = {}
+    updates: dict[str, Update] = {}
     for layer in layers:
-        down, up = (left.pop(f"{prefix}{layer}.{half}", None) for half in ("down", "up"))
-        if down is None or up is None:
+        down, up, weight = (left.pop(f"{prefix}{layer}.{part}", None) for part in ("down", "up", "weight"))
+        if weight is not None and down is None and up is None:
+            updates[layer] = FullWeight(checks.matrix(path, layer, weight))
+        elif down is None or up is None or weight is not None:
             raise ConceptFileError(f"{path} has only one half of the low-rank pair of '{prefix}{layer}'")
-        pairs[layer] = checks.low_rank(path, layer, down, up)
-    return pairs
+        else:
+            updates[layer] = checks.low_rank(path, layer, down, up)
+    return updates
 
 
-def _keys(layers: Mapping[str, LowRank], prefix: str) -> dict[str, Tensor]:
+def _keys(layers: Mapping[str, Update], prefix: str) -> dict[str, Tensor]:
     return {
-        f"{prefix}{layer}.{half}": getattr(update, half) for layer, update in layers.items() for half in LowRank._fields
+        f"{prefix}{layer}.{part}": tensor
+        for layer, update in layers.items()
+        for part, tensor in update._asdict().items()
+        if isinstance(tensor, Tensor)
     }

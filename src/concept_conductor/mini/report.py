@@ -24,7 +24,7 @@ from concept_conductor import (
     Layout,
     Refinement,
 )
-from concept_conductor.concepts.concept import LowRank
+from concept_conductor.concepts.concept import LowRank, Update
 from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.judge import Finding, Judge
 from concept_conductor.mini.world import World, caption
@@ -193,9 +193,11 @@ def assess(findings: list[Finding], designs: Sequence[str], arrangement: Arrange
 def merged(concepts: Sequence[Concept]) -> Concept:
     """One concept with the placeholders and the summed low-rank updates of all `concepts`."""
 
-    def total(layers: Sequence[Mapping[str, LowRank]]) -> dict[str, LowRank]:
+    def total(layers: Sequence[Mapping[str, Update]]) -> dict[str, Update]:
         names = dict.fromkeys(name for updates in layers for name in updates)
-        parts = {name: [updates[name] for updates in layers if name in updates] for name in names}
+        parts = {
+            name: [update for updates in layers if isinstance(update := updates.get(name), LowRank)] for name in names
+        }
         return {
             name: LowRank(torch.cat([u.down for u in updates]), torch.cat([u.up for u in updates], 1))
             for name, updates in parts.items()

@@ -9,8 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from concept_conductor.concepts.concept import LowRank
+from concept_conductor.concepts.concept import FullWeight, LowRank, Update
 from concept_conductor.errors import ConceptFileError
+from concept_conductor.unet.convolution import PathwiseConv2d
+
+Layer = nn.Linear | nn.Conv2d
 
 
 class PathRows(Protocol):
@@ -71,16 +74,16 @@ def find_layer(model: nn.Module, name: str) -> str:
     transformers 5 dropped the inner ``text_model`` of CLIPTextModel but not of its sibling with a projection.
 
     Raises:
-        ConceptFileError: there is no such linear layer.
+        ConceptFileError: there is no such linear layer or convolution.
     """
     for candidate in (name, f"text_model.{name}", name.removeprefix("text_model.")):
         try:
-            if isinstance(model.get_submodule(candidate), nn.Linear):
+            if isinstance(model.get_submodule(candidate), Layer):
                 return candidate
         except AttributeError:
             continue
     raise ConceptFileError(
-        f"low-rank weights for the layer '{name}' match no linear layer of this {type(model).__name__}; "
+        f"weights for the layer '{name}' match no linear layer or convolution of this {type(model).__name__}; "
         "is the concept made for another family of models?"
     )
 
@@ -101,14 +104,14 @@ def stack_updates(updates: Sequence[LowRank | None], base: nn.Linear) -> tuple[n
     return nn.Parameter(down, requires_grad=False), nn.Parameter(up, requires_grad=False)
 
 
-def scaled(updates: Mapping[str, LowRank], weight: float) -> dict[str, LowRank]:
-    """The same updates with ``weight`` folded into ``up``, computed in fp32."""
-    return {name: LowRank(update.down, update.up.float() * weight) for name, update in updates.items()}
+def scaled(updates: Mapping[str, Update], weight: float) -> dict[str, Update]:
+    """The same updates with the concept's ``weight`` folded in, computed in fp32."""
+    return {name: update.scaled(weight) for name, update in updates.items()}
 
 
 @contextmanager
-def pathwise(model: nn.Module, updates: Sequence[Mapping[str, LowRank]], rows: PathRows) -> Iterator[None]:
-    """Inside this context ``model``'s linear layers add each path's low-rank update to that path's rows.
+def pathwise(model: nn.Module, updates: Sequence[Mapping[str, Update]], rows: PathRows) -> Iterator[None]:
+    """Inside this context ``model``'s layers add each path's update to that path's rows.
 
     Args:
         model: a U-Net or text encoder.
@@ -119,20 +122,16 @@ def pathwise(model: nn.Module, updates: Sequence[Mapping[str, LowRank]], rows: P
         ConceptFileError: an update names a layer that the model lacks or has in another shape; the model
             is left untouched.
     """
-    by_layer: dict[str, list[LowRank | None]] = {}
+    by_layer: dict[str, list[Update | None]] = {}
     for path, layers in enumerate(updates):
         for name, update in layers.items():
             by_layer.setdefault(find_layer(model, name), [None] * len(updates))[path] = update
 
-    adapted: list[tuple[nn.Module, str, PathwiseLinear]] = []
+    adapted: list[tuple[nn.Module, str, PathwiseLinear | PathwiseConv2d]] = []
     for name, stack in by_layer.items():
-        base = model.get_submodule(name)
-        assert isinstance(base, nn.Linear)
-        for update in filter(None, stack):
-            check_shape(name, update, base)
-        parent, _, child = name.rpartition(".")
-        layer = PathwiseLinear(base, *stack_updates(stack, base), [update is not None for update in stack], rows)
-        adapted.append((model.get_submodule(parent), child, layer))
+        owner_name, _, child = name.rpartition(".")
+        changed = pathwise_layer(name, model.get_submodule(name), stack, rows)
+        adapted.append((model.get_submodule(owner_name), child, changed))
 
     try:
         for owner, child, layer in adapted:
@@ -143,11 +142,37 @@ def pathwise(model: nn.Module, updates: Sequence[Mapping[str, LowRank]], rows: P
             setattr(owner, child, layer.base)
 
 
-def check_shape(name: str, update: LowRank, base: nn.Linear) -> None:
-    """Refuse an update that does not fit its layer."""
-    came = (update.up.shape[0], update.down.shape[1])
-    if came != (base.out_features, base.in_features) or update.up.shape[1] != update.down.shape[0]:
+def pathwise_layer(
+    name: str, base: nn.Module, stack: Sequence[Update | None], rows: PathRows
+) -> PathwiseLinear | PathwiseConv2d:
+    """The layer ``name`` with each path's update (None for none) beside it."""
+    assert isinstance(base, Layer)
+    updates = [None if update is None else fitted(name, update, base) for update in stack]
+    if isinstance(base, nn.Conv2d):
+        return PathwiseConv2d(base, updates, rows)
+    return PathwiseLinear(base, *stack_updates(updates, base), [update is not None for update in updates], rows)
+
+
+def fitted(name: str, update: Update, base: Layer) -> LowRank:
+    """An update in its layer's own shape.
+
+    Some writers give a 1x1 kernel to a linear layer, or none to a 1x1 convolution: both mean the same numbers.
+
+    Raises:
+        ConceptFileError: it is made for a layer of another shape.
+    """
+    if isinstance(update, FullWeight):
+        came: tuple[int, ...] = tuple(update.weight.shape)
+    else:
+        down = update.down
+        if isinstance(base, nn.Conv2d) and down.ndim == 2:
+            update = update._replace(down=down[..., None, None])
+        elif isinstance(base, nn.Linear) and down.shape[2:] == (1, 1):
+            update = update._replace(down=down[..., 0, 0])
+        came = (update.up.shape[0], *update.down.shape[1:])
+    if came != tuple(base.weight.shape):
         raise ConceptFileError(
-            f"low-rank weights of '{name}' are made for a layer of shape {came[0]}x{came[1]} but the model's is "
-            f"{base.out_features}x{base.in_features}; use a concept trained on this family of models"
+            f"weights of '{name}' are made for a layer of shape {'x'.join(map(str, came))} but the model's is "
+            f"{'x'.join(map(str, base.weight.shape))}; use a concept trained on this family of models"
         )
+    return update.low_rank(base.weight) if isinstance(update, FullWeight) else update

@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from concept_conductor.concepts.concept import LowRank
+from concept_conductor.concepts.concept import Update
 from concept_conductor.errors import BusyError, ConductorError
 from concept_conductor.prompts import Conditioning
 from concept_conductor.unet.attention import LayoutReached, MultipathProcessor, Role
@@ -108,7 +108,7 @@ class Multipath:
 
 @contextmanager
 def multipath(
-    backbone: Backbone, updates: Sequence[Mapping[str, LowRank]], paths_per_forward: int | None = None
+    backbone: Backbone, updates: Sequence[Mapping[str, Update]], paths_per_forward: int | None = None
 ) -> Iterator[Multipath]:
     """Inside this context the U-Net runs all paths; afterwards it is what it was.
 

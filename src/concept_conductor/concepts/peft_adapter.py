@@ -1,0 +1,49 @@
+"""PEFT adapters: ``adapter_model.safetensors`` beside ``adapter_config.json``, a folder for each model.
+
+A folder with ``unet``, ``text_encoder`` and ``text_encoder_2`` in it holds one concept (see :mod:`sources`).
+"""
+
+from __future__ import annotations
+
+from concept_conductor.concepts import lora_state
+from concept_conductor.concepts.adapter_config import FILE, AdapterConfig
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.container import WeightFile
+from concept_conductor.concepts.diffusers_lora import UNET_LAYERS
+from concept_conductor.errors import ConceptFileError
+
+KIND = "PEFT adapter"
+
+PREFIX = "base_model.model."
+TEXT_LAYERS = ("text_model.", "encoder.layers.", "text_projection.")
+
+
+def recognises(file: WeightFile) -> bool:
+    """Whether a name starts as PEFT's do."""
+    return any(key.startswith(PREFIX) for key in file.content)
+
+
+def read(file: WeightFile) -> Concept:
+    """The concept in an adapter's weights and the settings beside them.
+
+    Raises:
+        ConceptFileError: settings or tensors that are not those of a plain LoRA of a U-Net or text encoder.
+    """
+    config = AdapterConfig.read(file.path.with_name(FILE))
+    model = _model(file)
+    state = {f"{model}.{key.removeprefix(PREFIX)}": value for key, value in file.content.items()}
+    return lora_state.concept(file, state, lambda _model, layer, rank: config.scale(layer, rank))
+
+
+def _model(file: WeightFile) -> str:
+    """Which of a pipeline's models the adapter is for: its folder tells the text encoders apart."""
+    layers = [key.removeprefix(PREFIX) if key.startswith(PREFIX) else f"({key})" for key in file.content]
+    if all(layer.startswith(UNET_LAYERS) for layer in layers):
+        return lora_state.UNET
+    if all(layer.startswith(TEXT_LAYERS) for layer in layers):
+        folder = file.path.parent.name
+        return folder if folder in lora_state.TEXT_ENCODERS else lora_state.TEXT_ENCODERS[0]
+    stray = next(layer for layer in layers if not layer.startswith(UNET_LAYERS))
+    raise ConceptFileError(
+        f"{file.path} has weights for '{stray}', which is no layer of a diffusers U-Net or CLIP text encoder"
+    )

@@ -1,0 +1,160 @@
+"""Tiny models of both families, and adapters put into them by PEFT itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from concept_conductor.concepts import Concept
+from concept_conductor.unet.lora import AllRows, pathwise
+
+WIDTHS = {"sd15": 768, "sd21": 1024, "sdxl": 2048}
+TOLERANCE = 5e-5
+
+
+def tiny_unet(family: str) -> UNet2DConditionModel:
+    """A U-Net with the family's layer names and text width."""
+    own = {
+        "sd15": {"down": ("CrossAttnDownBlock2D", "DownBlock2D"), "up": ("UpBlock2D", "CrossAttnUpBlock2D")},
+        "sdxl": {
+            "down": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        },
+    }[family]
+    sdxl = {
+        "transformer_layers_per_block": (1, 1, 2),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 6 * 4 + 16,
+    }
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16, 16)[: len(own["down"])],
+        down_block_types=own["down"],
+        up_block_types=own["up"],
+        layers_per_block=2,
+        norm_num_groups=4,
+        cross_attention_dim=WIDTHS[family],
+        attention_head_dim=2,
+        **(sdxl if family == "sdxl" else {}),
+    ).requires_grad_(False)
+
+
+def tiny_text_encoder(second: bool = False) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """A CLIP text encoder, with its projection if it is SDXL's second."""
+    config = CLIPTextConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        projection_dim=16,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if second else CLIPTextModel)(config).requires_grad_(False).eval()
+
+
+class Models(NamedTuple):
+    """A family's networks, by diffusers' names of them."""
+
+    family: str
+    networks: dict[str, nn.Module]
+
+    @classmethod
+    def tiny(cls, family: str) -> Models:
+        networks = {"unet": tiny_unet(family), "text_encoder": tiny_text_encoder()}
+        if family == "sdxl":
+            networks["text_encoder_2"] = tiny_text_encoder(second=True)
+        return cls(family, networks)
+
+    def outputs(self) -> list[Tensor]:
+        """What each network gives for fixed inputs."""
+        generator = torch.Generator().manual_seed(1)
+        ids = torch.randint(3, 48, (2, 7), generator=generator)
+        added = {"text_embeds": torch.randn(2, 16, generator=generator), "time_ids": torch.ones(2, 6)}
+        latents = torch.randn(2, 4, 8, 8, generator=generator)
+        text = torch.randn(2, 5, WIDTHS[self.family], generator=generator)
+        extra = {"added_cond_kwargs": added} if self.family == "sdxl" else {}
+        results = []
+        with torch.no_grad():
+            for name, network in self.networks.items():
+                inputs = (latents, 5, text) if name == "unet" else (ids,)
+                results.append(network(*inputs, return_dict=False, **(extra if name == "unet" else {}))[0])
+        return results
+
+    def with_concept(self, concept: Concept) -> list[Tensor]:
+        """The same with a concept's updates put in path-wise, at full weight."""
+        updates = {"unet": concept.unet, **dict(zip(("text_encoder", "text_encoder_2"), concept.text_encoders))}
+        with ExitStack() as stack:
+            for name, network in self.networks.items():
+                stack.enter_context(pathwise(network, [updates.get(name, {})], AllRows()))
+            return self.outputs()
+
+    def layers(self, network: str, kinds: str) -> list[str]:
+        """Names of the layers that ``kinds`` ("attention", "everything") adapts."""
+        return [
+            name
+            for name, module in self.networks[network].named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d)
+            and (kinds == "everything" or ".attn" in name or ".self_attn." in name)
+        ]
+
+
+class Trained(NamedTuple):
+    """Adapters as PEFT trains them, what they give, and what a file of them holds."""
+
+    models: Models
+    adapters: dict[str, PeftModel]
+    outputs: list[Tensor]
+
+    @property
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """For each network, PEFT's state dict without its prefix."""
+        return {
+            name: {
+                key.removeprefix("base_model.model."): value.clone()
+                for key, value in get_peft_model_state_dict(adapter).items()
+            }
+            for name, adapter in self.adapters.items()
+        }
+
+    @property
+    def packed(self) -> dict[str, Tensor]:
+        """All in one, keys starting with the network's name."""
+        return {f"{name}.{key}": value for name, state in self.states.items() for key, value in state.items()}
+
+
+def trained(family: str, kinds: str = "attention", **settings: object) -> Trained:
+    """Random adapters put into fresh tiny models by PEFT; the models are given back without them."""
+    torch.manual_seed(0)
+    models = Models.tiny(family)
+    options = {"r": 2, "lora_alpha": 2, "init_lora_weights": False, **settings}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of patterns for another network's layers, and of transformers' to PEFT
+        adapters = {
+            name: get_peft_model(network, LoraConfig(target_modules=models.layers(name, kinds), **options))
+            for name, network in models.networks.items()
+        }
+    outputs = models.outputs()
+    result = Trained(Models(family, {}), adapters, outputs)
+    result.models.networks.update({name: adapter.get_base_model() for name, adapter in adapters.items()})
+    return result
+
+
+def assert_same_outputs(got: list[Tensor], expected: list[Tensor]) -> None:
+    assert len(got) == len(expected)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert (ours - theirs).norm() <= TOLERANCE * theirs.norm()
+
+
+def clean(result: Trained) -> Models:
+    """The same models as before PEFT touched them."""
+    return Models(result.models.family, {name: adapter.unload() for name, adapter in result.adapters.items()})
+
+
+def ranks(concept: Concept) -> Mapping[str, int]:
+    return {name: update.rank for name, update in concept.unet.items()}

@@ -1,0 +1,183 @@
+"""Where concepts come from: files, folders, several at once, and the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors.torch import save_file
+
+from concept_conductor.concepts import Concept, LowRank, load_concept, sources
+from concept_conductor.concepts.container import WeightFile
+from concept_conductor.errors import ConceptFileError, FamilyError
+from tests.concepts.conftest import DIM, concept
+
+LAYER = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+
+
+def lora(path: Path, width: int = DIM, layer: str = LAYER) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    keys = {"lora_A": torch.randn(2, width), "lora_B": torch.randn(4, 2)}
+    save_file({f"unet.{layer}.{half}.weight": value for half, value in keys.items()}, path)
+    return path
+
+
+def embedding(path: Path, width: int = DIM, positions: int = 2) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    save_file({"<mug>": torch.randn(positions, width)}, path)
+    return path
+
+
+def test_a_lora_and_its_embedding_are_one_concept(tmp_path: Path) -> None:
+    files = (
+        lora(tmp_path / "mug" / "pytorch_lora_weights.safetensors"),
+        embedding(tmp_path / "mug" / "token.safetensors"),
+    )
+    for loaded in (load_concept(*files), load_concept(tmp_path / "mug"), Concept.load(*files)):
+        assert loaded.placeholders == ("<mug>",)
+        assert set(loaded.unet) == {LAYER}
+    assert load_concept(*files).name == "mug"
+    ours = load_concept(*files).save(tmp_path / "one.safetensors")
+    assert load_concept(ours).positions == {"<mug>": 2}
+
+
+def test_the_same_weights_twice_are_read_once(tmp_path: Path) -> None:
+    embedding(tmp_path / "learned_embeds.safetensors")
+    torch.save({"<mug>": torch.randn(2, DIM)}, tmp_path / "learned_embeds.bin")
+    assert sources.find_files(tmp_path) == [tmp_path / "learned_embeds.safetensors"]
+
+
+def test_contradicting_files_are_refused(tmp_path: Path) -> None:
+    first, second = embedding(tmp_path / "a.safetensors"), embedding(tmp_path / "b.safetensors")
+    with pytest.raises(ConceptFileError, match="different vectors for the placeholder '<mug>'"):
+        load_concept(first, second)
+    assert load_concept(first, first).placeholders == ("<mug>",)
+    with pytest.raises(ConceptFileError, match=f"weights for the U-Net's layer '{LAYER}'"):
+        load_concept(lora(tmp_path / "c.safetensors"), lora(tmp_path / "d.safetensors"))
+
+
+def test_files_of_two_families_are_refused(tmp_path: Path) -> None:
+    """A LoRA for SDXL with an embedding for SD1.5, and one for SD1.5 with an embedding for SD2.1."""
+    with pytest.raises(FamilyError, match="'a' mixes families: .*SDXL's but the placeholder <mug>.*SD1.5's"):
+        load_concept(lora(tmp_path / "a.safetensors", 2048), embedding(tmp_path / "b.safetensors", 768))
+    with pytest.raises(FamilyError, match="SD2.1"):
+        load_concept(lora(tmp_path / "a.safetensors", 768), embedding(tmp_path / "b.safetensors", 1024))
+
+
+@pytest.mark.parametrize(
+    ("made", "family"),
+    [
+        (Concept("a", unet={LAYER: LowRank(torch.ones(2, 768), torch.ones(4, 2))}), "sd15"),
+        (Concept("a", unet={LAYER: LowRank(torch.ones(2, 1024), torch.ones(4, 2))}), "sd21"),
+        (Concept("a", unet={LAYER: LowRank(torch.ones(2, 2048), torch.ones(4, 2))}), "sdxl"),
+        (Concept("a", unet={"up_blocks.0.resnets.0.conv1": LowRank(torch.ones(2, 8, 3, 3), torch.ones(4, 2))}), None),
+        (Concept("a", ({"<a>": torch.ones(2, 1, 1024)},)), "sd21"),
+        (concept(), "sd15"),
+        (concept(2), "sdxl"),
+    ],
+)
+def test_families_are_told_by_shapes(tmp_path: Path, made: Concept, family: str | None) -> None:
+    assert made.family == family
+    again = load_concept(made.save(tmp_path / "a.safetensors"))
+    assert again.family == family
+    assert len(again.tokens) == (2 if family == "sdxl" else 1)
+
+
+def test_folders_that_hold_no_concept(tmp_path: Path) -> None:
+    with pytest.raises(ConceptFileError, match="without a concept's weight file"):
+        load_concept(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ConceptFileError, match="whole diffusers model"):
+        load_concept(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("dog.safetensors", "dog"),
+        ("dog/pytorch_lora_weights.safetensors", "dog"),
+        ("dog/unet/adapter_model.safetensors", "dog"),
+        (f"models--user--dog/snapshots/{'a' * 40}/learned_embeds.bin", "dog"),
+        ("adapter_model.safetensors", "concept"),
+    ],
+)
+def test_names_come_from_what_people_have_named(path: str, name: str) -> None:
+    assert WeightFile(Path(path), "torch", {}).name == name
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]]:
+    """A hub with one repository, ``user/mug``; what was asked of it."""
+    asked: list[tuple[Any, ...]] = []
+    lora(tmp_path / "mug" / "pytorch_lora_weights.safetensors")
+
+    def download(repository: str, file: str, revision: str | None) -> str:
+        asked.append((repository, file, revision))
+        return str(tmp_path / "mug" / file)
+
+    def snapshot(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repository, revision))
+        assert "adapter_*" in allow_patterns and "unet/adapter_*" in allow_patterns
+        return str(tmp_path / "mug")
+
+    monkeypatch.setattr(sources, "hf_hub_download", download)
+    monkeypatch.setattr(sources, "snapshot_download", snapshot)
+    return asked
+
+
+def test_the_hub_is_asked_with_the_revision(hub: list[tuple[Any, ...]]) -> None:
+    assert set(Concept.load("user/mug", revision="v2").unet) == {LAYER}
+    assert set(load_concept("user/mug/pytorch_lora_weights.safetensors").unet) == {LAYER}
+    assert hub == [("user/mug", "v2"), ("user/mug", "pytorch_lora_weights.safetensors", None)]
+
+
+@pytest.mark.parametrize(
+    "source", ["concepts/dog.pth", "../user/mug", "./user/mug", "dog.safetensors", "a b/c", "/user/mug"]
+)
+def test_missing_files_are_not_looked_for_on_the_hub(hub: list[tuple[Any, ...]], source: str) -> None:
+    with pytest.raises(ConceptFileError, match="no concept file"):
+        load_concept(source)
+    with pytest.raises(ConceptFileError, match="no concept file"):
+        load_concept(Path("user/mug"))
+    assert not hub
+
+
+RESPONSE: Any = SimpleNamespace(status_code=404, headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (lambda: LocalEntryNotFoundError("long\nstory"), "not reachable, and not in the cache"),
+        (lambda: RepositoryNotFoundError("long\nstory", response=RESPONSE), "it answered 404"),
+        (lambda: ConnectionError("refused"), "ConnectionError"),
+        (lambda: HFValidationError("long\nstory"), "no name of a hub repository"),
+    ],
+)
+@pytest.mark.parametrize("source", ["user/mug", "user/mug/folder/token.pt"])
+def test_an_unreachable_hub_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, source: str, error: Callable[[], Exception], words: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error()
+
+    monkeypatch.setattr(sources, "hf_hub_download", fail)
+    monkeypatch.setattr(sources, "snapshot_download", fail)
+    with pytest.raises(ConceptFileError) as caught:
+        load_concept(source, revision="v2")
+    message = str(caught.value)
+    assert words in message and f"'{source}' at v2" in message and "\n" not in message
+    assert "give its path" in message or "no name" in message
+
+
+def test_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real hub library, told to stay offline."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for source in ("user/not-in-the-cache", "user/not-in-the-cache/file.safetensors"):
+        with pytest.raises(ConceptFileError, match="not in the cache.*give its path"):
+            load_concept(source)
