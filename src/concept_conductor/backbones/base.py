@@ -121,7 +121,8 @@ class Backbone(ABC):
         hidden, pooled = [], None
         for reader, text, table in zip(self.readers, texts, tokens, strict=True):
             tokenized = tokenize(reader.tokenizer, text, tuple(table))
-            rows = self.text_layers if tokenized.placeholders else 1  # without placeholders all layers read the same
+            # one text serves all layers where no placeholder has vectors of its own for each
+            rows = max((table[name].shape[-2] for name in tokenized.placeholders.values()), default=1)
             with placeholder_embeddings(reader.embedding, [tokenized], table, rows):
                 states, summary = reader(tokenized.ids.expand(rows, -1).to(self.device))
             hidden.append(states.expand(self.text_layers, -1, -1))  # (layers, tokens, dim)
