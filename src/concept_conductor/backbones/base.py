@@ -22,6 +22,10 @@ from concept_conductor.unet.layers import cross_attention_names, plain
 from concept_conductor.unet.lora import AllRows, pathwise, scaled
 
 
+#: What the U-Nets of supported checkpoints predict.
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
 class Backbone(ABC):
     """A loaded model seen as the method sees it.
 
@@ -104,8 +108,21 @@ class Backbone(ABC):
 
     @cached_property
     def inverse_scheduler(self) -> DDIMInverseScheduler:
-        """DDIM run backwards; it must not clip either, though its own default does."""
-        return DDIMInverseScheduler.from_config(self.scheduler.config, clip_sample=False, timestep_spacing="leading")
+        """DDIM run backwards, to be given noise; it must not clip either, though its own default does."""
+        return DDIMInverseScheduler.from_config(
+            self.scheduler.config, clip_sample=False, timestep_spacing="leading", prediction_type="epsilon"
+        )
+
+    def noise_in(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+        """The noise in ``latents``, given what the U-Net predicts of them when told that their timestep is ``t``.
+
+        While sampling the scheduler does the same. In inversion latents and ``t`` are a step apart, and velocity has
+        to be read at the timestep that the U-Net was told, where the inverse scheduler would take the other.
+        """
+        if self.scheduler.config.prediction_type == "epsilon":
+            return prediction
+        alpha = self.scheduler.alphas_cumprod.to(latents.device)[t]
+        return (alpha.sqrt() * prediction.float() + (1 - alpha).sqrt() * latents.float()).to(latents.dtype)
 
     def read(self, texts: Sequence[str], tokens: Sequence[Mapping[str, Tensor]]) -> Conditioning:
         """A prompt as all text encoders read it, a text for each cross-attention layer; gradients reach ``tokens``.
@@ -271,7 +288,14 @@ def stable_text(config: Any) -> str:
 
 
 def ddim(scheduler: Any) -> DDIMScheduler:
-    """DDIM with the checkpoint's noise schedule, whatever sampler the checkpoint names."""
+    """DDIM with the checkpoint's noise schedule, whatever sampler the checkpoint names.
+
+    Raises:
+        FamilyError: the checkpoint predicts neither noise nor velocity.
+    """
+    kind = scheduler.config.prediction_type
+    if kind not in PREDICTIONS:
+        raise FamilyError(f"the checkpoint predicts '{kind}'; expected one that predicts {' or '.join(PREDICTIONS)}")
     return DDIMScheduler.from_config(
         scheduler.config, clip_sample=False, thresholding=False, timestep_spacing="leading"
     )
