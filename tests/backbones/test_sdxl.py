@@ -95,7 +95,9 @@ def test_components_are_those_of_diffusers_own_pipelines(
     tiny_xl: ConceptConductorPipeline, tiny_pipe: ConceptConductorPipeline
 ) -> None:
     StableDiffusionPipeline(**tiny_pipe.components, requires_safety_checker=False)
-    again = ConceptConductorPipeline.from_components(StableDiffusionXLPipeline(**tiny_xl.components, add_watermarker=False))
+    again = ConceptConductorPipeline.from_components(
+        StableDiffusionXLPipeline(**tiny_xl.components, add_watermarker=False)
+    )
     assert again.family is SDXLBackbone
 
 

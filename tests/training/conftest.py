@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
 
 from concept_conductor import ConceptConductorPipeline
-from concept_conductor.backbones import Backbone, SD15Backbone, SDXLBackbone
+from concept_conductor.backbones import Backbone, SD15Backbone
 from concept_conductor.training import TrainingConfig
 from tests.conftest import TINY, TINY_XL
 

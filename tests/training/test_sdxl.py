@@ -46,7 +46,9 @@ def test_the_loss_falls_and_everything_moves(backbone_xl: Backbone, photos: Path
     # the first encoder is read before its last layer, which therefore learns nothing
     assert all(name.startswith("text0.encoder.layers.1.") for name in still)
     assert len(still) == 8
-    ranks = [{pair.rank for pair in layers.values()} for layers in (*trainer.concept().text_encoders, trainer.concept().unet)]
+    ranks = [
+        {pair.rank for pair in layers.values()} for layers in (*trainer.concept().text_encoders, trainer.concept().unet)
+    ]
     assert ranks == [{2}, {3}, {4}]
 
 

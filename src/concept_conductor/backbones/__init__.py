@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.base import TILE, Backbone
 from concept_conductor.backbones.defaults import Defaults, read_model_settings
 from concept_conductor.backbones.sd15 import SD15Backbone
 from concept_conductor.backbones.sd21 import SD21Backbone
@@ -14,6 +14,7 @@ from concept_conductor.errors import FamilyError
 
 __all__ = [
     "FAMILIES",
+    "TILE",
     "Backbone",
     "Defaults",
     "SD15Backbone",

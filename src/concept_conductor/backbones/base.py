@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from concept_conductor.backbones.defaults import Defaults
 from concept_conductor.backbones.text import TextReader
@@ -21,7 +21,8 @@ from concept_conductor.prompts import Conditioning, placeholder_embeddings, toke
 from concept_conductor.unet.layers import cross_attention_names, plain
 from concept_conductor.unet.lora import AllRows, pathwise, scaled
 
-
+#: Side in pixels of the tiles in which the VAE works where tiling is on.
+TILE = 512
 #: What the U-Nets of supported checkpoints predict.
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -69,7 +70,7 @@ class Backbone(ABC):
         """Whether a pipeline's components are a model of this family."""
 
     @property
-    def models(self) -> tuple[torch.nn.Module, ...]:
+    def models(self) -> tuple[nn.Module, ...]:
         """Every network."""
         return (self.vae, *(reader.encoder for reader in self.readers), self.unet)
 
@@ -185,7 +186,7 @@ class Backbone(ABC):
             return [prompt] * len(self.readers)
         if len(self.readers) == 1:
             raise ConductorError(
-                f"prompt_2 is for a second text encoder, but {self.name} has one; leave it out, or use an SDXL checkpoint"
+                f"prompt_2 is for a second text encoder, but {self.name} has one; leave it out, or use SDXL"
             )
         return [prompt, prompt_2]
 
@@ -237,10 +238,10 @@ class Backbone(ABC):
             yield
             return
         try:
-            self.vae.to(self.vae_dtype)
+            nn.Module.to(self.vae, dtype=self.vae_dtype)  # torch's own: diffusers' warns where there is nothing to fear
             yield
         finally:
-            self.vae.to(stored)
+            nn.Module.to(self.vae, dtype=stored)
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "generate": Entry("generate", "generate", "Make the pictures of a recipe."),
     "replay": Entry("replay", "replay", "Make a picture again from the recipe inside it."),
+    "doctor": Entry("doctor", "doctor", "Say what a recipe needs before it runs, and what is wrong with it."),
     "train": Entry("train", "train", "Learn a concept from a few pictures."),
     "concept": Entry("concept", "app", "Look into concept files and convert them."),
     "mini": Entry("mini", "app", "Train the embedded model, and measure it."),
@@ -137,7 +138,10 @@ def explanation(error: Exception) -> str:
     if isinstance(error, BusyError):
         return text
     if type(error).__name__ == "OutOfMemoryError":
-        return "the GPU ran out of memory; set 'paths_per_forward: 1' in the recipe, or make the picture smaller"
+        return (
+            "the GPU ran out of memory; set 'paths_per_forward: 1' in the recipe, make the picture smaller, or ask "
+            "conductor doctor RECIPE.yaml which settings make it fit"
+        )
     if isinstance(error, MemoryError):
         return "the machine ran out of memory; set 'paths_per_forward: 1' in the recipe, or make the picture smaller"
     if type(error).__name__ == "ValidationError":

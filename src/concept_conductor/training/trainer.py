@@ -75,9 +75,7 @@ class Trainer:
         for model in backbone.models:
             model.requires_grad_(False)
             model.eval()
-        self.parameters = TrainableConcept(
-            backbone, config.placeholders, config.initialisers, self.plan, config.seed
-        )
+        self.parameters = TrainableConcept(backbone, config.placeholders, config.initialisers, self.plan, config.seed)
         batches = Batches(backbone, config, self.plan, examples)
         self.objective = Objective(self.parameters, batches)
         self.records = Records(batches)

@@ -59,8 +59,9 @@ class PathwiseLinear(nn.Module):
         count = present.stop - present.start
         x_paths = x.unflatten(0, (count, -1))[here].flatten(1, -2)  # (paths, rows * tokens, in)
         y_paths = y.unflatten(0, (count, -1))[here].view(stop - start, -1, y.shape[-1])
-        # in place: a linear layer's backward does not need its output; under autocast y is narrower than the weights
-        y_paths.baddbmm_(torch.bmm(x_paths, self.down[start:stop]).to(y.dtype), self.up[start:stop].to(y.dtype))
+        # in place: a linear layer's backward does not need its output. Autocast leaves in-place operations alone, so
+        # that under it ``up`` has to be brought to the layer's precision here
+        y_paths.baddbmm_(torch.bmm(x_paths, self.down[start:stop]), self.up[start:stop].to(y))
         return y
 
 
