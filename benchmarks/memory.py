@@ -37,8 +37,9 @@ def peak_of_one_case(model: str, pixels: int, concepts: int, paths_per_forward: 
     with torch.no_grad():  # learn the sizes of the decoder's features from one plain forward
         hooks = [layer.register_forward_hook(note) for layer in decoder]
         side = pixels // pipe.backbone.vae_factor
-        text = pipe.backbone.encode_prompt("x").texts[0, :, 0]
-        pipe.unet(torch.zeros(1, 4, side, side, device=device), 1, encoder_hidden_states=text)
+        text = pipe.backbone.encode_prompt("x")
+        added = pipe.backbone.added_conditioning(text, slice(0, 1), 1, (side, side))
+        pipe.unet(torch.zeros(1, 4, side, side, device=device), 1, encoder_hidden_states=text.texts[0, :, 0], **added)
         for hook in hooks:
             hook.remove()
     concept = entries[0].concept

@@ -141,6 +141,6 @@ def test_half_precision_trains(name: str, photos: Path, request: pytest.FixtureR
     model: Backbone = request.getfixturevalue(name)
     trainer = Trainer(model, recipe(photos, steps=2, precision="bf16", learning_rates=FAST))
     exact = Trainer(model, recipe(photos, steps=2, learning_rates=FAST))
-    rough, fine = (list(one.run(resume=False))[0].loss for one in (trainer, exact))
-    assert rough == pytest.approx(fine, rel=0.05) and rough != fine
+    rough, fine = ([step.loss for step in one.run(resume=False)] for one in (trainer, exact))
+    assert rough == pytest.approx(fine, rel=0.1) and rough != fine
     assert {tensor.dtype for tensor in numbers(trainer.concept()).values()} == {torch.float32}

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from concept_conductor.backbones import Backbone, family_of, read_model_settings
 from concept_conductor.errors import ConductorError
-from concept_conductor.memory.tally import FusedProcessor
+from concept_conductor.memory.tally import FUSED_TEXT, FusedProcessor
 
 UNET, VAE, SCHEDULER = "unet", "vae", "scheduler"
 TEXT_ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
@@ -76,19 +76,23 @@ class Blueprint:
         with torch.device("meta"):
             # torch's own: diffusers' warns of a mixed precision that there is none of
             parts = {name: nn.Module.to(network, dtype=dtype) for name, network in self.networks().items()}
-        for name in (UNET, VAE):
-            parts[name].set_attn_processor(FusedProcessor())
+        for name, part in parts.items():
+            if name in TEXT_ENCODERS:
+                part.set_attn_implementation(FUSED_TEXT)
+            else:
+                part.set_attn_processor(FusedProcessor())
         family = family_of(parts, "the model")
         defaults = family.family_defaults
         if self.folder is not None:
             defaults = read_model_settings(self.folder, defaults)
+        texts: dict[str, Any] = {name: parts.get(name) for name in family.text_parts}
         return family(
             unet=parts[UNET],
             vae=parts[VAE],
             scheduler=DDIMScheduler.from_config(self.configs.get(SCHEDULER, {})),
             defaults=defaults,
             device=torch.device("meta"),
-            **{name: parts.get(name) for name in family.text_parts},
+            **texts,
         )
 
 

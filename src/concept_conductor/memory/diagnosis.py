@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -95,7 +96,7 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
     problems: list[str] = []
     concepts = _opened(recipe, problems)
     dtype = number_type(recipe, GPU)
-    known = {
+    known: dict[str, Any] = {
         "recipe": recipe.source,
         "model": recipe.model,
         "concepts": len(recipe.concepts),

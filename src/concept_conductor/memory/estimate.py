@@ -71,10 +71,10 @@ class Rehearsal:
     """One run on a model without data; different thrift is estimated without rehearsing all of it anew.
 
     Args:
-        backbone: on the ``meta`` device (:meth:`.Blueprint.backbone`).
+        backbone: the model, usually on the ``meta`` device (:meth:`.Blueprint.backbone`); any other works too.
         settings: filled.
         size: width and height in pixels.
-        updates: each concept's U-Net weights, of any device; only shapes are used.
+        updates: each concept's U-Net weights.
         images: pictures at once.
     """
 
@@ -88,7 +88,7 @@ class Rehearsal:
     ) -> None:
         self.backbone = backbone
         self.settings = settings
-        self.updates: list[Mapping[str, LowRank]] = [{}, *map(without_data, updates)]
+        self.updates: list[Mapping[str, LowRank]] = [{}, *(on_device(update, backbone.device) for update in updates)]
         factor = backbone.vae_factor
         self.pixels = (1, 3, size[1], size[0])
         self.tokens = int(backbone.readers[0].encoder.config.max_position_embeddings)
@@ -119,13 +119,13 @@ class Rehearsal:
 
     def _rehearse_texts(self) -> int:
         rows = self.backbone.text_layers if len(self.updates) > 1 else 1
-        ids = torch.zeros(rows, self.tokens, dtype=torch.long, device="meta")
+        ids = torch.zeros(rows, self.tokens, dtype=torch.long, device=self.backbone.device)
         with torch.no_grad():
             return peak_of(lambda: [reader(ids) for reader in self.backbone.readers])
 
     def _rehearse_reference(self, tiling: bool) -> int:
-        pixels, whole = torch.empty(self._tile(self.pixels, tiling, TILE), device="meta"), self._whole(tiling)
-        return peak_of(lambda: self.backbone.encode_image(pixels)) + whole
+        pixels = torch.empty(self._tile(self.pixels, tiling, TILE), device=self.backbone.device)
+        return peak_of(lambda: self.backbone.encode_image(pixels)) + self._whole(tiling)
 
     def _rehearse_picture(self, tiling: bool) -> int:
         tile = TILE // self.backbone.vae_factor
@@ -153,11 +153,11 @@ class Rehearsal:
         return peak_of(run)
 
     def _rehearse_injection(self, paths_per_forward: int | None) -> int:
-        settings, concepts = self.settings, len(self.updates) - 1
+        settings, concepts, device = self.settings, len(self.updates) - 1, self.backbone.device
 
         def run() -> None:
             text, latents = self._text(), self._tensor(*self.latents)
-            grid = torch.zeros(len(latents), concepts, *self.latents[-2:], dtype=torch.bool, device="meta")
+            grid = torch.zeros(len(latents), concepts, *self.latents[-2:], dtype=torch.bool, device=device)
             record = settings.refinement is not None and concepts > 0
             with torch.no_grad(), multipath(self.backbone, self.updates, paths_per_forward) as paths:
                 keys = self._layout_keys(paths, text)
@@ -184,7 +184,7 @@ class Rehearsal:
         )
 
     def _tensor(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.backbone.dtype, device="meta")
+        return torch.empty(shape, dtype=self.backbone.dtype, device=self.backbone.device)
 
 
 def peak_of(run: Callable[[], object]) -> int:
@@ -199,9 +199,9 @@ def bytes_of(network: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
 
 
-def without_data(updates: Mapping[str, LowRank]) -> dict[str, LowRank]:
-    """The same updates on the ``meta`` device."""
-    return {name: type(update)(*(half.to("meta") for half in update)) for name, update in updates.items()}
+def on_device(updates: Mapping[str, LowRank], device: torch.device) -> dict[str, LowRank]:
+    """The same updates there; on the ``meta`` device nothing but their shapes is left."""
+    return {name: type(update)(*(half.to(device) for half in update)) for name, update in updates.items()}
 
 
 def ed_lora(backbone: Backbone) -> dict[str, LowRank]:

@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import AttentionInterface
+
+#: The name under which transformers knows :func:`fused_text_attention`.
+FUSED_TEXT = "concept-conductor-fused"
 
 
 class Tally(TorchDispatchMode):
@@ -66,6 +70,16 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors)
+
+
+def fused_text_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    """The same for transformers: ``(rows, heads, tokens, dim)`` in, ``(rows, tokens, heads, dim)`` out."""
+    return _Fused.apply(query, key, value).transpose(1, 2), None
+
+
+AttentionInterface.register(FUSED_TEXT, fused_text_attention)
 
 
 class FusedProcessor:
