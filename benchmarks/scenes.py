@@ -7,11 +7,13 @@ import torch
 from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Layout
+from concept_conductor.backbones.text import TextReader
 from concept_conductor.concepts.concept import LowRank
 from concept_conductor.unet.layers import attention_layers, cross_attention_names, decoder_attention_names
 
 RANK = 4
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def random_concept(pipe: ConceptConductorPipeline, seed: int) -> ConceptPrompt:
@@ -28,18 +30,22 @@ def random_concept(pipe: ConceptConductorPipeline, seed: int) -> ConceptPrompt:
     unet = {
         f"{name}.{part}": update(layer.get_submodule(part)) for name, layer in layers.items() for part in PROJECTIONS
     }
-    text = {
-        name: update(module)
-        for name, module in pipe.text_encoder.named_modules()
-        if name.endswith(("q_proj", "k_proj", "v_proj", "out_proj"))
-    }
-    dim = pipe.text_encoder.config.hidden_size
-    tokens = {
-        f"<c{seed}_{k}>": torch.randn(len(cross_attention_names(pipe.unet)), dim, generator=generator) * 0.02
-        for k in (1, 2)
-    }
-    concept = Concept(f"random-{seed}", (tokens,), (text,), unet)
+    texts = [
+        {name.removeprefix("text_model."): update(reader.encoder.get_submodule(name)) for name in attention_of(reader)}
+        for reader in pipe.backbone.readers
+    ]
+    count = len(cross_attention_names(pipe.unet))
+    tables = [
+        {f"<c{seed}_{k}>": torch.randn(count, reader.dim, generator=generator) * 0.02 for k in (1, 2)}
+        for reader in pipe.backbone.readers
+    ]
+    concept = Concept(f"random-{seed}", tuple(tables), tuple(texts), unet)
     return ConceptPrompt(concept, f"a <c{seed}_1> <c{seed}_2> on the beach")
+
+
+def attention_of(reader: TextReader) -> list[str]:
+    """The names of a text encoder's attention projections."""
+    return [name for name, _ in reader.encoder.named_modules() if name.endswith(TEXT_PROJECTIONS)]
 
 
 def side_by_side(width: int, height: int, concepts: int) -> Layout:
@@ -62,9 +68,11 @@ def owed(pipe: ConceptConductorPipeline, entry: ConceptPrompt, pixels: int) -> d
         layer.register_forward_hook(lambda _layer, _inputs, output, name=name: shapes.update({name: output.shape}))
         for name, layer in layers.items()
     ]
-    text = pipe.backbone.encode_prompt("").texts[0, :, 0]
+    conditioning = pipe.backbone.encode_prompt("")
+    text = conditioning.texts[0, :, 0]
     side = pixels // pipe.backbone.vae_factor
-    pipe.unet(torch.zeros(1, 4, side, side, device=pipe.device), 1, encoder_hidden_states=text)
+    added = pipe.backbone.added_conditioning(conditioning, slice(0, 1), 1, (side, side))
+    pipe.unet(torch.zeros(1, 4, side, side, device=pipe.device), 1, encoder_hidden_states=text, **added)
     for hook in hooks:
         hook.remove()
     guidance = 2

@@ -11,6 +11,7 @@ from PIL import Image
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout
 
 TINY = Path(__file__).parent / "parity" / "sd15"
+TINY_XL = Path(__file__).parent / "parity" / "sdxl"
 VARIANTS = {
     "chow_dog": "A <chow_dog_1> <chow_dog_2> and a <chow_dog_1> <chow_dog_2> on the beach.",
     "siberian_cat": "A <siberian_cat_1> <siberian_cat_2> and a <siberian_cat_1> <siberian_cat_2> on the beach.",
@@ -34,9 +35,17 @@ def tiny_concepts() -> dict[str, ConceptPrompt]:
     return {name: ConceptPrompt(Concept.load(TINY / f"{name}.pth"), text) for name, text in VARIANTS.items()}
 
 
-def picture(name: str) -> Image.Image:
+@pytest.fixture(scope="session")
+def tiny_xl() -> ConceptConductorPipeline:
+    """A random SDXL of the published layout, 128 px: 70 cross-attention layers, two text encoders."""
+    pipe = ConceptConductorPipeline.from_pretrained(TINY_XL, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def picture(name: str, folder: Path = TINY) -> Image.Image:
     """One of the parity cases' pictures."""
-    with Image.open(TINY / f"{name}.png") as image:
+    with Image.open(folder / f"{name}.png") as image:
         return image.copy()
 
 

@@ -18,8 +18,9 @@ from concept_conductor import (
     Layout,
     Placement,
 )
-from tests.conftest import TINY, picture
+from tests.conftest import picture
 
+PIPES = {"sd15": "tiny_pipe", "sdxl": "tiny_xl"}
 PARITY = Path(__file__).parent / "parity"
 TOLERANCE = 5e-5
 
@@ -31,21 +32,23 @@ def inversions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("paths_per_forward", [None, 1, 2])
-@pytest.mark.parametrize("name", ["sd15_two_concepts", "sd15_placement"])
+@pytest.mark.parametrize("name", ["sd15_two_concepts", "sd15_placement", "sdxl_two_concepts"])
 def test_latents_equal_the_published_ones(
-    tiny_pipe: ConceptConductorPipeline, name: str, paths_per_forward: int | None, inversions: Path
+    name: str, paths_per_forward: int | None, inversions: Path, request: pytest.FixtureRequest
 ) -> None:
     case = json.loads((PARITY / f"public_{name}.json").read_text())
     expected = load_file(PARITY / f"pub_{name}.safetensors")
+    folder = PARITY / case["kind"]
+    pipe: ConceptConductorPipeline = request.getfixturevalue(PIPES[case["kind"]])
     latents: dict[int, torch.Tensor] = {}
 
-    out = tiny_pipe(
+    out = pipe(
         prompt=case["prompt"],
         concepts=[
-            ConceptPrompt(Concept.load(TINY / f"{concept}.pth"), prompt, weight=case["lora_alpha"])
+            ConceptPrompt(Concept.load(folder / f"{concept}.pth"), prompt, weight=case["lora_alpha"])
             for concept, prompt in zip(case["concepts"], case["custom_prompts"], strict=True)
         ],
-        layout=Layout(picture("ref"), case["layout_prompt"], masks=[picture("mask1"), picture("mask2")]),
+        layout=Layout(picture("ref", folder), case["layout_prompt"], masks=[picture("mask1"), picture("mask2")]),
         negative_prompt=case["negative_prompt"],
         height=case["height"],
         width=case["width"],

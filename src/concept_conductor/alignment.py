@@ -37,7 +37,8 @@ def align(
     for chunk in paths.chunks():
         with torch.enable_grad():
             leaf = latents.detach().requires_grad_()
-            keys = paths.layout_keys(leaf, t, text, chunk)  # (paths, images, tokens, channels)
+            # (paths, images, tokens, channels)
+            keys = paths.layout_keys(leaf, t, text, chunk, settings.gradient_checkpointing)
             squares = (keys.float() - reference.float()).square().sum((1, 2, 3))
             weight = path_weights(paths.count, settings.concept_weight).to(squares)[chunk]
             (gradient_of_chunk,) = torch.autograd.grad((squares * weight).sum(), leaf)

@@ -116,7 +116,8 @@ def inverted_latents(
     text = source.text.conditional()
     kept = {}
     for done, t in enumerate(visited, start=1):
-        noise = paths.noise(latents, t, text, BASE_PATH, fusion=None)[0, 0]
+        prediction = paths.noise(latents, t, text, BASE_PATH, fusion=None)[0, 0]
+        noise = backbone.noise_in(latents, prediction, t)
         latents = scheduler.step(noise, t, latents).prev_sample
         if int(t) in needed:
             kept[int(t)] = latents

@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from concept_conductor.backbones import Backbone, Defaults, SD15Backbone, read_model_settings
-from concept_conductor.backbones.sd15 import SD15_DEFAULTS
-from concept_conductor.errors import ConductorError, FamilyError
+from concept_conductor import loading
+from concept_conductor.backbones import TILE, Backbone, Defaults, family_of, read_model_settings
+from concept_conductor.errors import ConductorError
 from concept_conductor.inversion import Progress
 from concept_conductor.layout import Layout, mask_pixels
 from concept_conductor.placement import Placement, composite
@@ -52,12 +52,22 @@ class ConductorOutput(BaseOutput):  # type: ignore[misc]
 class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type: ignore[misc]
     """Any number of personalized concepts in one picture.
 
-    Components are those of :class:`diffusers.StableDiffusionPipeline`; ``to``, ``enable_model_cpu_offload``,
-    ``enable_vae_slicing`` and the like work as there. ``defaults`` holds the values of settings left None.
+    Components are those of :class:`diffusers.StableDiffusionPipeline` or, for SDXL,
+    :class:`diffusers.StableDiffusionXLPipeline`; ``to``, ``enable_model_cpu_offload`` and the like work as there.
+    ``defaults`` holds the values of settings left None: the model family's where not given.
+
+    Raises:
+        FamilyError: the components are of no supported family.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components: ClassVar = ["safety_checker", "feature_extractor", "image_encoder"]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components: ClassVar = [
+        "text_encoder_2",
+        "tokenizer_2",
+        "safety_checker",
+        "feature_extractor",
+        "image_encoder",
+    ]
     _exclude_from_cpu_offload: ClassVar = ["safety_checker"]
     _callback_tensor_inputs: ClassVar = ["latents"]
 
@@ -71,24 +81,30 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         safety_checker: Any = None,
         feature_extractor: Any = None,
         image_encoder: Any = None,
-        defaults: Defaults = SD15_DEFAULTS,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        defaults: Defaults | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=safety_checker,
-            feature_extractor=feature_extractor,
-            image_encoder=image_encoder,
-        )
-        self.defaults = defaults
+        components = {
+            "vae": vae,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+            "unet": unet,
+            "scheduler": scheduler,
+            "safety_checker": safety_checker,
+            "feature_extractor": feature_extractor,
+            "image_encoder": image_encoder,
+            "text_encoder_2": text_encoder_2,
+            "tokenizer_2": tokenizer_2,
+        }
+        self.register_modules(**components)
+        self.family = family_of(components, "the model")
+        self.defaults = self.family.family_defaults if defaults is None else defaults
 
     @classmethod
     def from_pretrained(cls, model: str | Path, **kwargs: Any) -> ConceptConductorPipeline:
-        """Load ``"mini"`` (the embedded model), a diffusers folder, or a hub id.
+        """Load ``"mini"`` (the embedded model), a diffusers folder, or a hub id; its files tell the family.
 
         Args:
             model: which one.
@@ -102,58 +118,74 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             from concept_conductor.mini import MODEL_FOLDER
 
             model = MODEL_FOLDER
-        folder = Path(model)
-        if folder.exists() and not (folder / "model_index.json").is_file():
-            raise ConductorError(
-                f"'{model}' is no diffusers folder (it has no model_index.json); for a single checkpoint file "
-                "use from_single_file"
-            )
-        try:
-            loaded = DiffusionPipeline.from_pretrained(str(model), **with_dtype(kwargs))
-        except OSError as error:
-            raise ConductorError(
-                f"the model '{model}' could not be loaded ({str(error).splitlines()[0]}); "
-                "give 'mini', a diffusers folder, or a hub id that can be reached"
-            ) from error
-        return cls.from_components(loaded, read_model_settings(folder, SD15_DEFAULTS))
+        return cls.from_components(loading.pretrained(model, kwargs), Path(model))
 
     @classmethod
     def from_single_file(cls, file: str | Path, **kwargs: Any) -> ConceptConductorPipeline:
-        """Load an SD1.5 checkpoint kept in one ``.safetensors`` or ``.ckpt`` file (or its URL).
+        """Load a checkpoint kept in one ``.safetensors`` or ``.ckpt`` file (or its URL); its weights tell the family.
+
+        Args:
+            file: which one.
+            kwargs: passed to diffusers' ``from_single_file``: ``torch_dtype``, and ``config`` (a diffusers folder of
+                the same family, for machines that cannot reach the hub, from which it comes otherwise).
 
         Raises:
-            ConductorError: there is no such file.
+            ConductorError: there is no such file, it is of no supported family, or its configuration is out of reach.
         """
-        if not str(file).startswith(("http://", "https://")) and not Path(file).is_file():
-            raise ConductorError(f"there is no checkpoint file '{file}'")
-        return cls.from_components(
-            StableDiffusionPipeline.from_single_file(str(file), **with_dtype(kwargs)), SD15_DEFAULTS
-        )
+        return cls.from_components(loading.single_file(file, kwargs))
 
     @classmethod
-    def from_components(cls, pipe: DiffusionPipeline, defaults: Defaults = SD15_DEFAULTS) -> ConceptConductorPipeline:
+    def from_components(cls, pipe: DiffusionPipeline, folder: Path | None = None) -> ConceptConductorPipeline:
         """Take over the components of a loaded diffusers pipeline.
+
+        Args:
+            pipe: of a supported family.
+            folder: where the model lies, whose ``conductor.json`` may hold settings of its own.
 
         Raises:
             FamilyError: it is not of a supported family.
         """
-        components = pipe.components
-        if not isinstance(components.get("text_encoder"), CLIPTextModel) or "text_encoder_2" in components:
-            raise FamilyError(f"the model is a {type(pipe).__name__}; this version supports Stable Diffusion 1.x")
-        return cls(**components, defaults=defaults)
+        family = family_of(pipe.components, f"the {type(pipe).__name__}")
+        defaults = family.family_defaults
+        return cls(**pipe.components, defaults=defaults if folder is None else read_model_settings(folder, defaults))
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The components that this family's own diffusers pipeline has."""
+        parts: dict[str, Any] = super().components
+        return {name: part for name, part in parts.items() if part is not None or name not in self.family.foreign_parts}
 
     @property
     def backbone(self) -> Backbone:
         """The model as the method sees it."""
-        return SD15Backbone(
+        texts = {name: getattr(self, name) for name in self.family.text_parts}
+        return self.family(
             unet=self.unet,
             vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
             scheduler=self.scheduler,
             defaults=self.defaults,
             device=self._execution_device,
+            **texts,
         )
+
+    def enable_vae_slicing(self) -> None:
+        """Decode pictures one after another; this pipeline does so anyway, users of ``vae`` may not."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Undo :meth:`enable_vae_slicing`."""
+        self.vae.disable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Encode and decode in overlapping tiles of 512 px: far less memory, with faint differences between tiles."""
+        self.vae.enable_tiling()
+        # SDXL's VAE would take tiles of 1024 px, its own size, and so save nothing
+        self.vae.tile_sample_min_size = min(self.vae.tile_sample_min_size, TILE)
+        self.vae.tile_latent_min_size = min(self.vae.tile_latent_min_size, TILE // self.backbone.vae_factor)
+
+    def disable_vae_tiling(self) -> None:
+        """Undo :meth:`enable_vae_tiling`."""
+        self.vae.disable_tiling()
 
     @torch.no_grad()
     def __call__(
@@ -180,6 +212,8 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         callback_on_inversion: Progress | None = None,
         return_dict: bool = True,
+        prompt_2: str | None = None,
+        negative_prompt_2: str | None = None,
     ) -> ConductorOutput | tuple[Any, Tensor]:
         """Make pictures of ``prompt`` with every concept where the layout has it.
 
@@ -205,6 +239,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             callback_on_inversion: ``callback(done, total)`` after each inversion step of a layout reference or
                 placement that is not cached.
             return_dict: False gives ``(images, masks)``.
+            prompt_2, negative_prompt_2: what SDXL's second text encoder reads; None for the same as the first.
 
         Returns:
             :class:`ConductorOutput`.
@@ -229,7 +264,19 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         )
         size = image_size(backbone, width, height)
         noise = initial_latents(backbone, size, num_images_per_prompt, generator, latents)
-        scene = make_scene(backbone, settings, size, noise, prompt, negative_prompt, concepts, layout, placement)
+        scene = make_scene(
+            backbone,
+            settings,
+            size,
+            noise,
+            prompt,
+            negative_prompt,
+            concepts,
+            layout,
+            placement,
+            prompt_2,
+            negative_prompt_2,
+        )
 
         step: Step | None = None
         with (
@@ -285,16 +332,6 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         flagged = [bool(flag) for flag in flagged]
         black = Image.new("RGB", pictures[0].size)
         return [black if flag else picture for picture, flag in zip(pictures, flagged, strict=True)], flagged
-
-
-def with_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of a loader; diffusers renamed ``torch_dtype`` to ``dtype``, users know both.
-
-    Without one everything is fp32: transformers would take the text encoder's from its file, and it would no
-    longer fit the U-Net's.
-    """
-    named = {"dtype" if name == "torch_dtype" else name: value for name, value in kwargs.items()}
-    return {"dtype": torch.float32, **named}
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:

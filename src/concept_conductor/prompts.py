@@ -26,12 +26,15 @@ class ConceptPrompt:
         replaces: words of the base prompt in whose places the placeholders, or the file's trigger words, are put
             ("Two toys on a stage." with ``["toys"]`` becomes "Two <a> <b> on a stage."); or None.
         weight: how strongly the low-rank weights apply, 0.7 in the paper.
+        prompt_2: the variant of the base prompt's ``prompt_2``, for SDXL's second text encoder; None where the
+            base prompt has none, or for ``replaces`` to be done in that one too.
     """
 
     concept: Concept
     prompt: str | None = None
     replaces: Sequence[str] | None = None
     weight: float = 0.7
+    prompt_2: str | None = None
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.replaces is None):
@@ -62,6 +65,23 @@ class ConceptPrompt:
                 f"{', '.join(missing)}; write {' '.join(self.concept.placeholders)} where the concept should stand"
             )
         return self.prompt
+
+    def variant_2(self, base_prompt_2: str | None) -> str | None:
+        """What the second text encoder reads in this concept's path; None for the same as the first.
+
+        Raises:
+            ConductorError: the base prompt has a second text, but its variant is not known.
+        """
+        if self.prompt_2 is not None or base_prompt_2 is None:
+            return self.prompt_2
+        if self.replaces is None:
+            raise ConductorError(
+                f"the base prompt has a prompt_2 but the concept '{self.concept.name}' has none; give its variant of "
+                f"'{base_prompt_2}' too, or use replaces= (the words it stands for)"
+            )
+        words = [self.replaces] if isinstance(self.replaces, str) else self.replaces
+        there = [word for word in words if re.search(rf"\b{re.escape(word)}\b", base_prompt_2, re.IGNORECASE)]
+        return replace_words(base_prompt_2, there, " ".join(self.concept.placeholders)) if there else base_prompt_2
 
 
 def replace_words(prompt: str, words: Sequence[str], placeholders: str) -> str:

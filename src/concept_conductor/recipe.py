@@ -83,11 +83,13 @@ class ConceptEntry(Settings):
         file: its file, or the name of a shipped one (``mini/NAME``).
         prompt: the prompt variant with the concept's placeholders; or
         replaces: the words of the recipe's prompt that the placeholders replace.
+        prompt_2: its variant of the recipe's ``prompt_2``.
         weight: how strongly the low-rank weights apply.
     """
 
     file: Name
     prompt: Text | None = None
+    prompt_2: Text | None = None
     replaces: Annotated[tuple[Text, ...], BeforeValidator(_listed)] | None = None
     weight: Annotated[Real, Field(ge=-10, le=10)] | None = None
 
@@ -144,9 +146,12 @@ class Recipe(Settings):
         dtype: "auto" is float16 on CUDA, float32 elsewhere.
         device: "auto" is CUDA where there is one.
         prompt, negative_prompt: the base prompt, and what to steer away from.
+        prompt_2, negative_prompt_2: for SDXL's second text encoder, where it shall read something else.
         concepts, layout, placement: see there.
         width, height: in pixels.
         steps, guidance_scale, paths_per_forward: as for the pipeline.
+        offload: keep only the network at work on the GPU.
+        vae_tiling: encode and decode in tiles.
         seeds: a picture for each.
         alignment, injection, refinement: the method's parts; ``off`` switches one off.
         inversion: of the layout reference.
@@ -158,6 +163,8 @@ class Recipe(Settings):
     device: Annotated[Text, AfterValidator(_device)] = "auto"
     prompt: Text
     negative_prompt: Text = ""
+    prompt_2: Text | None = None
+    negative_prompt_2: Text | None = None
     concepts: tuple[ConceptEntry, ...] = ()
     layout: Annotated[LayoutEntry | None, Field(validate_default=True)] = None
     placement: PlacementEntry | None = None
@@ -176,6 +183,8 @@ class Recipe(Settings):
     refinement: Annotated[Refinement | None, BeforeValidator(_switched)] = Refinement()
     inversion: Inversion = Inversion()
     paths_per_forward: Count | None = None
+    offload: bool = False
+    vae_tiling: bool = False
     output: Name | None = None
 
     _document: Document = PrivateAttr(default_factory=lambda: Document("the recipe", {}))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from concept_conductor.backbones import Defaults
 from concept_conductor.concepts import Concept
 from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
@@ -151,6 +152,8 @@ class Rendering:
             concepts=self.concepts,
             layout=self.layout,
             negative_prompt=recipe.negative_prompt,
+            prompt_2=recipe.prompt_2,
+            negative_prompt_2=recipe.negative_prompt_2,
             height=recipe.height,
             width=recipe.width,
             num_inference_steps=steps,
@@ -207,8 +210,9 @@ def open_files(
         try:
             concept = Concept.load(paths[(*place, "file")])
             weight = {} if entry.weight is None else {"weight": entry.weight}
-            prompt = ConceptPrompt(concept, entry.prompt, replaces=entry.replaces, **weight)
+            prompt = ConceptPrompt(concept, entry.prompt, entry.replaces, prompt_2=entry.prompt_2, **weight)
             prompt.variant(recipe.prompt)  # raises where placeholders or words to replace are missing
+            prompt.variant_2(recipe.prompt_2)
         except ConductorError as error:
             raise recipe.error(place, str(error)) from error
         concepts.append(prompt)
@@ -242,29 +246,31 @@ def load_pipeline(model: Path | str, recipe: Recipe) -> ConceptConductorPipeline
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise recipe.error(("device",), "there is no CUDA device here; set 'device: auto' or 'device: cpu'")
+    dtype = number_type(recipe, device)
+    single = isinstance(model, Path) and model.is_file()
+    load = ConceptConductorPipeline.from_single_file if single else ConceptConductorPipeline.from_pretrained
+    pipe = load(model, torch_dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    if recipe.vae_tiling:
+        pipe.enable_vae_tiling()
+    if recipe.offload and device != "cpu":
+        pipe.enable_model_cpu_offload(device=device)
+        return pipe
+    return pipe.to(device)
+
+
+def number_type(recipe: Recipe, device: str) -> torch.dtype:
+    """What a recipe's model is loaded in."""
     dtype = recipe.dtype
     if dtype == "auto":
         dtype = "float16" if device.startswith("cuda") else "float32"
-    single = isinstance(model, Path) and model.is_file()
-    load = ConceptConductorPipeline.from_single_file if single else ConceptConductorPipeline.from_pretrained
-    pipe = load(model, torch_dtype=getattr(torch, dtype))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 def as_used(recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[ConceptPrompt]) -> Recipe:
     """The recipe with nothing left to defaults, which may be others elsewhere or later."""
-    usual = SamplingSettings()
-    settings = filled(
-        pipe.defaults,
-        steps=recipe.steps or usual.steps,
-        guidance_scale=usual.guidance_scale if recipe.guidance_scale is None else recipe.guidance_scale,
-        alignment=recipe.alignment,
-        injection=recipe.injection,
-        refinement=recipe.refinement,
-        inversion=recipe.inversion,
-        paths_per_forward=recipe.paths_per_forward,
-    )
+    settings = settings_of(recipe, pipe.defaults)
     entries = [
         entry.model_copy(update={"weight": float(prompt.weight)})
         for entry, prompt in zip(recipe.concepts, concepts, strict=True)
@@ -277,7 +283,7 @@ def as_used(recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[Conce
     except ConductorError as error:
         raise recipe.error(("width",) if recipe.width is not None else ("height",), str(error)) from error
     changes |= {"concepts": tuple(entries), "width": width, "height": height}
-    changes |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.device.type}
+    changes |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.backbone.device.type}
     return recipe.model_copy(update=changes)
 
 
@@ -308,6 +314,21 @@ def check_fit(
     except ConductorError as error:
         kind = "masks" if layout.masks is not None else "points"
         raise recipe.error(("layout", kind), str(error)) from error
+
+
+def settings_of(recipe: Recipe, defaults: Defaults) -> SamplingSettings:
+    """A recipe's settings on a model with these defaults."""
+    usual = SamplingSettings()
+    return filled(
+        defaults,
+        steps=recipe.steps or usual.steps,
+        guidance_scale=usual.guidance_scale if recipe.guidance_scale is None else recipe.guidance_scale,
+        alignment=recipe.alignment,
+        injection=recipe.injection,
+        refinement=recipe.refinement,
+        inversion=recipe.inversion,
+        paths_per_forward=recipe.paths_per_forward,
+    )
 
 
 @torch.no_grad()

@@ -54,6 +54,8 @@ def make_scene(
     concepts: Sequence[ConceptPrompt],
     layout: Layout | None,
     placement: Placement | None = None,
+    prompt_2: str | None = None,
+    negative_prompt_2: str | None = None,
 ) -> Scene:
     """Check everything the user gave, and encode it.
 
@@ -61,6 +63,7 @@ def make_scene(
         settings: filled.
         size: width and height of the run in pixels.
         latents: the initial noise, ``(images, 4, h, w)``.
+        prompt_2, negative_prompt_2: for a second text encoder; None for the same as the first.
 
     Raises:
         ConductorError: something does not fit, in one sentence.
@@ -69,11 +72,11 @@ def make_scene(
         raise ConductorError("concepts need a layout: give layout=Layout(image, prompt=..., masks=[...])")
     for entry in concepts:
         backbone.check(entry.concept)
-    unconditional = [negative_prompt] if settings.guidance_scale > 1 else []
-    texts = [[backbone.encode_prompt(text) for text in (prompt, *unconditional)]]
+    unconditional = [(negative_prompt, negative_prompt_2)] if settings.guidance_scale > 1 else []
+    texts = [[backbone.encode_prompt(*both) for both in ((prompt, prompt_2), *unconditional)]]
     for entry in concepts:
-        halves = [entry.variant(prompt), *unconditional]
-        texts.append(backbone.encode_concept_prompts(entry.concept, entry.weight, halves))
+        first, second = zip((entry.variant(prompt), entry.variant_2(prompt_2)), *unconditional)
+        texts.append(backbone.encode_concept_prompts(entry.concept, entry.weight, first, second))
 
     latent_size = (int(latents.shape[2]), int(latents.shape[3]))
     masks: MaskSource = GivenMasks(torch.zeros(0, *latent_size, dtype=torch.bool))

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from concept_conductor import ConceptConductorPipeline
 from concept_conductor.backbones import Backbone, SD15Backbone
 from concept_conductor.training import TrainingConfig
-from tests.conftest import TINY
+from tests.conftest import TINY, TINY_XL
 
 SIDE = 64
 
@@ -42,12 +42,37 @@ def backbone(published: Backbone) -> Backbone:
     return SD15Backbone(
         unet=unet,
         vae=published.vae,
-        text_encoder=published.text_encoder,
-        tokenizer=published.tokenizer,
+        text_encoder=published.readers[0].encoder,
+        tokenizer=published.readers[0].tokenizer,
         scheduler=published.scheduler,
         defaults=published.defaults.overridden({"layout_layer": layer, "mask_layer": layer}),
         device=published.device,
     )
+
+
+@pytest.fixture(scope="session")
+def backbone_xl() -> Backbone:
+    """A random SDXL with a small U-Net of four cross-attention layers, two of them with several blocks."""
+    pipe = ConceptConductorPipeline.from_pretrained(TINY_XL, torch_dtype=torch.float32)
+    torch.manual_seed(0)
+    pipe.unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        cross_attention_dim=32,
+        attention_head_dim=(2, 4),
+        norm_num_groups=4,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=64,
+    )
+    layer = "up_blocks.0.attentions.1.transformer_blocks.1.attn1"
+    pipe.defaults = pipe.defaults.overridden({"layout_layer": layer, "mask_layer": layer})
+    return pipe.backbone
 
 
 @pytest.fixture

@@ -20,16 +20,14 @@ from concept_conductor.backbones import Backbone, SD15Backbone
 from concept_conductor.cli import main
 from concept_conductor.errors import ConductorError
 from concept_conductor.training import Trainer, TrainingStep, train
-from concept_conductor.training.attention import layerwise_texts
-from concept_conductor.training.config import LearningRates
 from concept_conductor.unet.layers import cross_attention_names
 from tests.conftest import TINY
 from tests.training.conftest import SIDE, draw, recipe
 
 
 def weights(backbone: Backbone) -> dict[str, Tensor]:
-    models = {"unet": backbone.unet, "text": backbone.text_encoder, "vae": backbone.vae}
-    return {f"{k}.{name}": v.clone() for k, model in models.items() for name, v in model.state_dict().items()}
+    models = enumerate(backbone.models)
+    return {f"{k}.{name}": v.clone() for k, model in models for name, v in model.state_dict().items()}
 
 
 def numbers(concept: Concept) -> dict[str, Tensor]:
@@ -45,11 +43,8 @@ def run(trainer: Trainer) -> list[TrainingStep]:
 @torch.no_grad()
 def losses_now(trainer: Trainer) -> tuple[float, float]:
     """Both losses over the first steps' batches and noise, as the concept is now."""
-    done, pairs = trainer.done, []
-    with trainer.parameters.inserted(), layerwise_texts(trainer.backbone.unet) as paths:
-        for trainer.done in range(4):
-            pairs.append(trainer._loss(paths))
-    trainer.done = done
+    with trainer.objective.prepared() as paths:
+        pairs = [trainer.objective.losses(step, paths) for step in range(4)]
     return float(sum(loss for loss, _ in pairs)), float(sum(attention for _, attention in pairs))
 
 
@@ -74,7 +69,7 @@ def test_training_lowers_both_losses(backbone: Backbone, photos: Path, weight: f
 
 def test_the_model_is_what_it_was(backbone: Backbone, photos: Path) -> None:
     before, processors = weights(backbone), dict(backbone.unet.attn_processors)
-    modules = [dict(model.named_modules()) for model in (backbone.unet, backbone.text_encoder)]
+    modules = [dict(model.named_modules()) for model in (backbone.unet, backbone.readers[0].encoder)]
     run(Trainer(backbone, recipe(photos, learning_rates={"unet": 1e-2, "text_encoder": 1e-2})))
     with closing(Trainer(backbone, recipe(photos, steps=9)).run(resume=False)) as steps:
         next(steps)  # closed half way
@@ -82,15 +77,16 @@ def test_the_model_is_what_it_was(backbone: Backbone, photos: Path) -> None:
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(processor is processors[name] for name, processor in backbone.unet.attn_processors.items())
-    for was, model in zip(modules, (backbone.unet, backbone.text_encoder), strict=True):
+    for was, model in zip(modules, (backbone.unet, backbone.readers[0].encoder), strict=True):
         assert all(was[name] is module for name, module in model.named_modules())
     assert not any(parameter.requires_grad for parameter in backbone.unet.parameters())
 
 
 def test_it_starts_from_the_model_itself(published: Backbone, photos: Path) -> None:
     concept = Trainer(published, recipe(photos, rank=3)).concept()
-    table = published.text_encoder.get_input_embeddings().weight
-    assert torch.equal(concept.tokens[0]["<toy_2>"], table[published.tokenizer("a").input_ids[1]].expand(16, -1))
+    (reader,) = published.readers
+    vector = reader.embedding.weight[reader.tokenizer("a").input_ids[1]]
+    assert torch.equal(concept.tokens[0]["<toy_2>"], vector.expand(16, -1))
     assert concept.tokens[0]["<toy_1>"].std() == pytest.approx(0.013, rel=0.5)
     assert len(concept.unet) == 128
     assert len(concept.text_encoders[0]) == 8
@@ -103,7 +99,7 @@ def test_it_starts_from_the_model_itself(published: Backbone, photos: Path) -> N
 
 def test_the_norm_rule_freezes_the_rows(backbone: Backbone, photos: Path) -> None:
     config = recipe(photos, steps=6, learning_rates={"embeddings": 1e-2})
-    trainer = Trainer(backbone, config.model_copy(update={"norm_threshold": 1e-3}))
+    trainer = Trainer(backbone, config.model_copy(update={"norm_threshold": (1e-3,)}))
     start = trainer.concept()
     with closing(trainer.run(resume=False)) as steps:
         assert next(steps).frozen
@@ -136,10 +132,8 @@ def test_half_precision_trains_alike(backbone: Backbone, photos: Path) -> None:
 def test_learning_rates_fall_linearly_to_zero(backbone: Backbone, photos: Path) -> None:
     trainer = Trainer(backbone, recipe(photos, steps=4))
     seen = [[group["lr"] for group in trainer.optimizer.param_groups] for _ in trainer.run(resume=False)]
-    rates = LearningRates()
     for step, row in enumerate(seen):
-        expected = [rate * (1 - step / 4) for rate in (rates.embeddings, rates.text_encoder, rates.unet)]
-        assert row == pytest.approx(expected)
+        assert row == pytest.approx([rate * (1 - step / 4) for rate in (1e-3, 1e-5, 1e-4)])
 
 
 def test_the_text_of_training_is_that_of_sampling(backbone: SD15Backbone, photos: Path) -> None:
@@ -147,11 +141,11 @@ def test_the_text_of_training_is_that_of_sampling(backbone: SD15Backbone, photos
     run(trainer)
     prompts = ["a <toy_1> <toy_2> here", "one <toy_2>, <toy_1>"]
     with torch.no_grad(), trainer.parameters.inserted():
-        texts, positions = trainer._texts(prompts)
+        conditioning, positions = trainer.objective.texts(prompts)
     expected = backbone.encode_concept_prompts(trainer.concept(), 1.0, prompts)
     for row, text in enumerate(expected):
-        assert torch.allclose(texts[0, row], text.texts[0, 0], atol=1e-5)
-    assert texts.shape[2] == len(cross_attention_names(backbone.unet))
+        assert torch.allclose(conditioning.texts[0, row], text.texts[0, 0], atol=1e-5)
+    assert conditioning.texts.shape[2] == len(cross_attention_names(backbone.unet))
     assert positions[0, 1] == positions[0, 0] + 1
 
 
@@ -210,7 +204,7 @@ def test_a_checkpoint_of_another_training_is_refused(backbone: Backbone, photos:
     with pytest.raises(ConductorError, match="the images differ"):
         next(Trainer(backbone, recipe(photos, steps=5)).run())
     trainer = Trainer(backbone, recipe(photos, steps=5))
-    trainer.checkpoint_file.write_bytes(trainer.checkpoint_file.read_bytes()[:100])
+    trainer.records.checkpoint_file.write_bytes(trainer.records.checkpoint_file.read_bytes()[:100])
     with pytest.raises(ConductorError, match="damaged"):
         next(trainer.run())
     with closing(trainer.run(resume=False)) as steps:
@@ -236,18 +230,6 @@ def test_a_run_that_breaks_says_so(backbone: Backbone, photos: Path) -> None:
 def test_what_does_not_fit_the_model(backbone: Backbone, photos: Path, changes: dict[str, object], words: str) -> None:
     with pytest.raises(ConductorError, match=words):
         Trainer(backbone, recipe(photos, **changes))
-
-
-def test_velocity_is_honoured(photos: Path, backbone: Backbone) -> None:
-    assert isinstance(backbone, SD15Backbone)
-    config = dict(backbone.scheduler.config)
-    other = SD15Backbone(
-        unet=backbone.unet, vae=backbone.vae, text_encoder=backbone.text_encoder, tokenizer=backbone.tokenizer,
-        scheduler=type(backbone.scheduler).from_config({**config, "prediction_type": "v_prediction"}),
-        defaults=backbone.defaults, device=backbone.device,
-    )  # fmt: skip
-    noise, velocity = (run(Trainer(model, recipe(photos, steps=1)))[0].loss for model in (backbone, other))
-    assert noise != velocity
 
 
 def yaml_recipe(photos: Path, output: Path) -> Path:

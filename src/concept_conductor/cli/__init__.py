@@ -16,7 +16,10 @@ from typer.core import TyperGroup
 from concept_conductor import __version__
 
 DEBUG = "--debug"
-NEEDS_LESS = "set 'paths_per_forward: 1' in the recipe, which needs least, or make the picture smaller"
+NEEDS_LESS = (
+    "set 'paths_per_forward: 1' in the recipe, make the picture smaller, or ask conductor doctor RECIPE.yaml which "
+    "settings make it fit"
+)
 
 
 class Entry(NamedTuple):
@@ -30,6 +33,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "generate": Entry("generate", "generate", "Make the pictures of a recipe."),
     "replay": Entry("replay", "replay", "Make a picture again from the recipe inside it."),
+    "doctor": Entry("doctor", "doctor", "Say what a recipe needs before it runs, and what is wrong with it."),
     "train": Entry("train", "train", "Learn a concept from a few pictures."),
     "concept": Entry("concept", "app", "Look into concept files and convert them."),
     "mini": Entry("mini", "app", "Train the embedded model, and measure it."),

@@ -10,19 +10,17 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from concept_conductor.concepts.checks import MAX_RANK, check_placeholder
+from concept_conductor.concepts.checks import check_placeholder
 from concept_conductor.concepts.conversion import ConceptFormat
 from concept_conductor.documents import read_document
 from concept_conductor.errors import ConceptFileError
+from concept_conductor.settings import LearningRates, PerEncoder, Ranks
 
-#: Length of a training where none is given: this many samples for each image (250 steps at batch 2).
-SAMPLES_PER_IMAGE = 500
 #: Fields that are paths.
 PATHS = ("images", "masks", "output")
 #: Standard deviation of the first placeholder's random vectors.
 RANDOM_SIGMA = 0.013
 
-Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -44,19 +42,6 @@ class Precision(str, Enum):
     @property
     def dtype(self) -> torch.dtype:
         return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.value]
-
-
-class LearningRates(TrainingSettings):
-    """Learning rates at the first step; they fall linearly to zero.
-
-    Attributes:
-        embeddings: of the placeholders' vectors.
-        text_encoder, unet: of the low-rank weights.
-    """
-
-    embeddings: NotNegative = 1e-3
-    text_encoder: NotNegative = 1e-5
-    unet: NotNegative = 1e-4
 
 
 class Augmentation(TrainingSettings):
@@ -134,18 +119,24 @@ class TrainingConfig(TrainingSettings):
         class_word: what the subject is, one word that the model knows.
         initialiser: for each placeholder a token that the model knows or ``<rand-SIGMA>``; None for
             ``<rand-0.013>`` and then the class word.
-        steps: None for 500 samples of each image: 250 steps each at batch 2.
-        batch: samples per step.
+        steps: None for as many as the family's recipe has for so many images (SD1.5: 500 samples of each image, 250
+            steps at batch 2; SDXL: 2000 steps at batch 1).
+        batch: samples per step; None for the base model's.
         resolution: side of the training pictures; None for the model's own.
-        rank: of the low-rank weights.
-        learning_rates, weight_decay: of AdamW.
+        rank: of the low-rank weights, one number or apart for text encoders and U-Net; None for the base model's.
+        learning_rates: of AdamW, where they differ from the base model's.
+        weight_decay: of AdamW.
         noise_offset: how much the noise of each channel is moved as a whole.
         background: what the loss outside of the subject counts, in 0..1; more keeps the model's backgrounds when
             captions name them.
-        norm_threshold: mean norm of the placeholders' vectors at which they are frozen; None for the base model's.
+        norm_threshold: mean norm of the placeholders' vectors at which they are frozen, for each text encoder or one
+            for all; None for the base model's.
         augmentation, regularisation, samples: see there.
         checkpoint_every: steps between checkpoints.
-        precision: of the forward (the concept itself is trained in fp32); None for fp16 on CUDA, else fp32.
+        precision: of the forward (the concept itself is trained in fp32); None for fp16 (SDXL: bf16) on CUDA, else
+            fp32.
+        gradient_checkpointing: compute activations again instead of keeping them: far less memory, a third slower;
+            None for the base model's (on for SDXL).
         device: None for CUDA where there is one.
         seed: decides everything.
         author, licence: written into the file.
@@ -162,19 +153,20 @@ class TrainingConfig(TrainingSettings):
     name: str | None = None
     initialiser: tuple[str, ...] | None = None
     steps: Count | None = None
-    batch: Annotated[int, Field(ge=1, le=64)] = 2
+    batch: Annotated[int, Field(ge=1, le=64)] | None = None
     resolution: Annotated[int, Field(ge=8, le=4096)] | None = None
-    rank: Annotated[int, Field(ge=1, le=MAX_RANK)] = 4
+    rank: Ranks = Ranks()
     learning_rates: LearningRates = LearningRates()
     weight_decay: NotNegative = 0.01
     noise_offset: NotNegative = 0.01
     background: Fraction = 0.0
-    norm_threshold: Positive | None = None
+    norm_threshold: PerEncoder | None = None
     augmentation: Augmentation = Augmentation()
     regularisation: Regularisation = Regularisation()
     samples: Samples = Samples()
     checkpoint_every: Count = 100
     precision: Precision | None = None
+    gradient_checkpointing: bool | None = None
     device: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     author: str | None = None
@@ -185,6 +177,12 @@ class TrainingConfig(TrainingSettings):
     def _split(cls, value: Any) -> Any:
         """``<a>+<b>`` and ``chow+dog`` are lists too."""
         return value.split("+") if isinstance(value, str) else value
+
+    @field_validator("rank", mode="before")
+    @classmethod
+    def _everywhere(cls, value: Any) -> Any:
+        """One number is everyone's rank."""
+        return {"text_encoder": value, "unet": value} if isinstance(value, int) else value
 
     @field_validator("placeholders")
     @classmethod
@@ -223,10 +221,6 @@ class TrainingConfig(TrainingSettings):
     def folder(self) -> Path:
         """Where checkpoint, samples and curves are."""
         return self.output.with_suffix(".training")
-
-    def total_steps(self, images: int) -> int:
-        """The length of the training with so many images."""
-        return self.steps or max(1, round(SAMPLES_PER_IMAGE * images / self.batch))
 
     @classmethod
     def load(cls, path: str | Path, changes: Mapping[str, Any] | None = None) -> TrainingConfig:

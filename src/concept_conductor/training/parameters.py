@@ -10,24 +10,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from concept_conductor.backbones import Backbone
+from concept_conductor.backbones.text import TextReader
 from concept_conductor.concepts.concept import Concept, LowRank
 from concept_conductor.errors import ConductorError
-from concept_conductor.training.config import LearningRates
-from concept_conductor.unet.layers import attention_layers, cross_attention_names
+from concept_conductor.training.plan import Plan
+from concept_conductor.unet.layers import attention_layers
 from concept_conductor.unet.lora import AllRows, PathwiseLinear, find_layer
 
 UNET_LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj")
-
-
-class TextReader(NamedTuple):
-    """One text encoder and its tokenizer."""
-
-    encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
 
 
 class Pair(NamedTuple):
@@ -54,46 +47,43 @@ class TrainableConcept:
     """A concept in the making, all in fp32.
 
     Attributes:
-        readers: the model's text encoders.
-        tokens: for each of them, placeholder -> ``(layers, dim)``.
+        tokens: for each text encoder, placeholder -> ``(layers, dim)``.
         text_encoders, unet: layer name -> trainable pair.
         frozen: for each text encoder, whether its vectors have reached the norm at which they stay.
     """
 
     def __init__(
-        self, backbone: Backbone, placeholders: Sequence[str], initialisers: Sequence[str], rank: int, seed: int
+        self, backbone: Backbone, placeholders: Sequence[str], initialisers: Sequence[str], plan: Plan, seed: int
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.readers = (TextReader(backbone.text_encoder, backbone.tokenizer),)
-        layers = len(cross_attention_names(backbone.unet))
+        layers, readers = backbone.text_layers, backbone.readers
         self.tokens = tuple(
             {
                 name: nn.Parameter(initial_vector(reader, text, generator).expand(layers, -1).clone())
                 for name, text in zip(placeholders, initialisers, strict=True)
             }
-            for reader in self.readers
+            for reader in readers
         )
         self.text_encoders = tuple(
-            _pairs(reader.encoder, text_layer_names(reader.encoder), rank, generator) for reader in self.readers
+            _pairs(reader.encoder, text_layer_names(reader.encoder), rank, generator)
+            for reader, rank in zip(readers, plan.text_ranks, strict=True)
         )
-        self.unet = _pairs(backbone.unet, unet_layer_names(backbone.unet), rank, generator)
+        self.unet = _pairs(backbone.unet, unet_layer_names(backbone.unet), plan.unet_rank, generator)
         self._backbone = backbone
-        self.frozen = [False] * len(self.readers)
+        self.frozen = [False] * len(readers)
 
-    def groups(self, rates: LearningRates) -> list[dict[str, object]]:
-        """The optimiser's groups: vectors, text encoders, U-Net."""
-        text = [half for layers in self.text_encoders for pair in layers.values() for half in pair]
-        return [
-            {"params": [vectors for table in self.tokens for vectors in table.values()], "lr": rates.embeddings},
-            {"params": text, "lr": rates.text_encoder},
-            {"params": [half for pair in self.unet.values() for half in pair], "lr": rates.unet},
-        ]
+    def groups(self, plan: Plan) -> list[dict[str, object]]:
+        """The optimiser's groups: each text encoder's vectors, each text encoder, the U-Net."""
+        vectors = [list(table.values()) for table in self.tokens]
+        layers = [[half for pair in pairs.values() for half in pair] for pairs in (*self.text_encoders, self.unet)]
+        rates = (*plan.embedding_rates, *plan.text_rates, plan.unet_rate)
+        return [{"params": params, "lr": rate} for params, rate in zip((*vectors, *layers), rates, strict=True)]
 
     @contextmanager
     def inserted(self) -> Iterator[None]:
         """Inside this context the model's layers add the low-rank weights; afterwards they are what they were."""
         with ExitStack() as stack:
-            for reader, layers in zip(self.readers, self.text_encoders, strict=True):
+            for reader, layers in zip(self._backbone.readers, self.text_encoders, strict=True):
                 stack.enter_context(_inserted(reader.encoder, layers))
             stack.enter_context(_inserted(self._backbone.unet, self.unet))
             yield
@@ -103,9 +93,9 @@ class TrainableConcept:
         """For each text encoder, the mean L2 norm of the placeholders' vectors."""
         return [float(torch.cat(list(table.values())).norm(dim=-1).mean()) for table in self.tokens]
 
-    def freeze(self, norms: Sequence[float], threshold: float) -> None:
-        """The norm rule: vectors whose mean norm has reached ``threshold`` stay; each text encoder on its own."""
-        for encoder, norm in enumerate(norms):
+    def freeze(self, norms: Sequence[float], thresholds: Sequence[float]) -> None:
+        """The norm rule: vectors whose mean norm has reached its threshold stay; each text encoder on its own."""
+        for encoder, (norm, threshold) in enumerate(zip(norms, thresholds, strict=True)):
             if not self.frozen[encoder] and norm >= threshold:
                 self.frozen[encoder] = True
                 for vectors in self.tokens[encoder].values():
@@ -173,7 +163,7 @@ def initial_vector(reader: TextReader, initialiser: str, generator: torch.Genera
     Raises:
         ConductorError: the initialiser is neither.
     """
-    table = reader.encoder.get_input_embeddings().weight
+    table = reader.embedding.weight
     if random := re.fullmatch(r"<rand-([0-9.eE+-]+)>", initialiser):
         try:
             sigma = float(random[1])

@@ -48,29 +48,42 @@ def sample_grid(backbone: Backbone, concept: Concept, settings: Samples, resolut
 
 
 def draw_curves(
-    path: Path, losses: Sequence[float], attention: Sequence[float], norms: Sequence[float], threshold: float
+    path: Path,
+    losses: Sequence[float],
+    attention: Sequence[float],
+    norms: Sequence[Sequence[float]],
+    thresholds: Sequence[float],
 ) -> Path | None:
-    """The training's curves as a PNG; None where matplotlib is not installed (the extra ``train`` has it)."""
+    """The training's curves as a PNG; None where matplotlib is not installed (the extra ``train`` has it).
+
+    Args:
+        path: the PNG.
+        losses, attention: of each step.
+        norms: of each step, for each text encoder.
+        thresholds: the norms at which vectors are frozen.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return None
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     panels = figure.subplots(1, 3)
-    for panel, title, values in zip(
-        panels, ("loss", "attention loss", "norm"), (losses, attention, norms), strict=True
-    ):
-        steps = np.arange(1, len(values) + 1)
-        smooth = title != "norm" and len(values) > 20
+    steps = np.arange(1, len(losses) + 1)
+    smooth = len(losses) > 20
+    for panel, title, values in zip(panels, ("loss", "attention loss"), (losses, attention)):
         panel.plot(steps, values, color="0.75" if smooth else "C0", linewidth=0.5 if smooth else 1)
         if smooth:
             window = max(5, len(values) // 20)
             mean = np.convolve(values, np.ones(window) / window, mode="valid")
             panel.plot(steps[window - 1 :], mean, color="C0")
         panel.set_title(title, fontsize=9)
+    panels[2].set_title("norm", fontsize=9)
+    for encoder, (values, threshold) in enumerate(zip(norms, thresholds, strict=True)):
+        panels[2].plot(steps, values, color=f"C{encoder}", linewidth=1)
+        panels[2].axhline(threshold, color=f"C{encoder}", linestyle="--", linewidth=0.8)
+    for panel in panels:
         panel.set_xlabel("step", fontsize=8)
         panel.tick_params(labelsize=7)
-    panels[2].axhline(threshold, color="C3", linestyle="--", linewidth=0.8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     return path

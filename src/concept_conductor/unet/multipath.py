@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -15,6 +15,7 @@ from concept_conductor.concepts.concept import Update
 from concept_conductor.errors import BusyError, ConductorError
 from concept_conductor.prompts import Conditioning
 from concept_conductor.unet.attention import LayoutReached, MultipathProcessor, Role
+from concept_conductor.unet.checkpointing import checkpointed
 from concept_conductor.unet.layers import (
     attention_layers,
     cross_attention_names,
@@ -69,21 +70,27 @@ class Multipath:
         forward = Forward(chunk, text.texts[chunk], len(latents), fusion=fusion)
         return forward.by_path(self._run(self.backbone.unet, latents, t, text, forward))
 
-    def layout_keys(self, latents: Tensor, t: Tensor, text: Conditioning, chunk: slice) -> Tensor:
+    def layout_keys(
+        self, latents: Tensor, t: Tensor, text: Conditioning, chunk: slice, gradient_checkpointing: bool = False
+    ) -> Tensor:
         """Layout features of the conditional rows; nothing later in the U-Net is computed.
 
         Args:
             latents: ``(images, 4, h, w)``; gradients reach them.
             t: a timestep, or one for each image ``(images,)``.
+            gradient_checkpointing: compute activations again for the gradient instead of keeping them.
 
         Returns:
             ``(paths, images, tokens, channels)``.
         """
         text = text.conditional()
         forward = Forward(chunk, text.texts[chunk], len(latents), stop_at_layout=True)
+        unet = plain(self.backbone.unet)  # a compiled U-Net could not be left half way
+        last = unet.get_submodule(self.backbone.layout_layer)
+        wanted = gradient_checkpointing or bool(getattr(unet, "is_gradient_checkpointing", False))
         try:
-            # a compiled U-Net could not be left half way, so its original is used
-            self._run(plain(self.backbone.unet), latents, t, text, forward)
+            with checkpointed(unet, self._paths, last) if wanted else nullcontext():
+                self._run(unet, latents, t, text, forward)
         except LayoutReached as reached:
             return forward.by_path(reached.keys)[:, 0]
         raise RuntimeError("the forward ended without passing the layout layer")

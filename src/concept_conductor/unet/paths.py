@@ -111,9 +111,9 @@ class Paths:
 
     @contextmanager
     def running(self, forward: Forward) -> Iterator[Forward]:
-        """Let the layers see ``forward`` while the U-Net runs."""
-        self._forward = forward
+        """Let the layers see ``forward`` while the U-Net, or a part of it again, runs."""
+        before, self._forward = self._forward, forward
         try:
             yield forward
         finally:
-            self._forward = None
+            self._forward = before

@@ -1,0 +1,44 @@
+"""The table of docs/memory.md: estimated GPU memory of the published models in fp16, in GiB.
+
+``python benchmarks/estimates.py``: minutes on a CPU; no weights are made and nothing is measured.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from concept_conductor.memory import Rehearsal, Thrift
+from concept_conductor.memory.advice import GIB
+from concept_conductor.memory.blueprint import Blueprint
+from concept_conductor.memory.estimate import ed_lora
+from concept_conductor.scene import filled
+from concept_conductor.settings import Alignment, Refinement
+
+RUNS = (("sd15", 512), ("sd15", 768), ("sd21", 768), ("sdxl", 1024))
+CONCEPTS = (1, 2, 4)
+COLUMNS = {
+    "as it comes": Thrift(),
+    "+ checkpointing, tiling": Thrift(None, gradient_checkpointing=True, vae_tiling=True),
+    "+ offload": Thrift(None, gradient_checkpointing=True, vae_tiling=True, offload=True),
+    "+ one path at a time": Thrift(1, gradient_checkpointing=True, vae_tiling=True, offload=True),
+}
+
+
+def main() -> None:
+    print(f"| model | pixels | concepts | {' | '.join(COLUMNS)} |")
+    print(f"| --- | --- | --- |{' --- |' * len(COLUMNS)}")
+    for family, side in RUNS:
+        backbone = Blueprint.published(family).backbone(torch.float16)
+        settings = filled(
+            backbone.defaults, alignment=Alignment(), refinement=Refinement(), steps=200, guidance_scale=7.5,
+            paths_per_forward=None,
+        )  # fmt: skip
+        for concepts in CONCEPTS:
+            rehearsal = Rehearsal(backbone, settings, (side, side), [ed_lora(backbone)] * concepts)
+            peaks = (rehearsal.estimate(thrift).peak / GIB for thrift in COLUMNS.values())
+            figures = " | ".join(f"{peak:.1f}" for peak in peaks)
+            print(f"| {backbone.name} | {side} | {concepts} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

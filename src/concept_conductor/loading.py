@@ -1,0 +1,93 @@
+"""Loading checkpoints with diffusers, and what to say where that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from concept_conductor.errors import ConductorError, FamilyError
+
+#: What ``DiffusionPipeline.load_config`` understands of a loader's arguments.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+
+#: What diffusers calls the checkpoints it can tell apart -> the pipeline that loads them.
+SINGLE_FILES = {
+    "v1": StableDiffusionPipeline,
+    "v2": StableDiffusionPipeline,
+    "xl_base": StableDiffusionXLPipeline,
+}
+
+
+def pretrained(model: str | Path, kwargs: dict[str, Any]) -> DiffusionPipeline:
+    """Load a diffusers folder or hub id; its ``model_index.json`` is looked at before anything large is fetched.
+
+    Raises:
+        ConductorError: there is no such model.
+        FamilyError: it is of no supported family.
+    """
+    folder = Path(model)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise ConductorError(
+            f"'{model}' is no diffusers folder (it has no model_index.json); for a single checkpoint file "
+            "use from_single_file"
+        )
+    try:
+        index = DiffusionPipeline.load_config(
+            str(model), **{name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        )
+        check_index(index, str(model))
+        return DiffusionPipeline.from_pretrained(str(model), **with_dtype(kwargs))
+    except OSError as error:
+        raise ConductorError(
+            f"the model '{model}' could not be loaded ({str(error).splitlines()[0]}); "
+            "give 'mini', a diffusers folder, or a hub id that can be reached"
+        ) from error
+
+
+def check_index(index: dict[str, Any], model: str) -> None:
+    """Refuse a pipeline whose parts are of other kinds than the supported families'."""
+    parts = {name: entry[1] for name, entry in index.items() if isinstance(entry, list | tuple) and len(entry) == 2}
+    if parts.get("unet") != "UNet2DConditionModel" or parts.get("text_encoder") != "CLIPTextModel":
+        raise FamilyError(
+            f"'{model}' is a {index.get('_class_name', 'pipeline of an unknown kind')}; expected a Stable Diffusion "
+            "1.x, 2.x or XL (base) model, with a U-Net and CLIP text encoders"
+        )
+
+
+def single_file(file: str | Path, kwargs: dict[str, Any]) -> DiffusionPipeline:
+    """Load a checkpoint kept in one file, or its URL.
+
+    Raises:
+        ConductorError: there is no such file, or its configuration is out of reach.
+        FamilyError: it is of no supported family.
+    """
+    from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load_single_file_checkpoint
+
+    if not str(file).startswith(("http://", "https://")) and not Path(file).is_file():
+        raise ConductorError(f"there is no checkpoint file '{file}'")
+    try:
+        options = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        kind = infer_diffusers_model_type(load_single_file_checkpoint(str(file), **options))
+        if kind not in SINGLE_FILES:
+            raise FamilyError(
+                f"the checkpoint '{file}' is of the kind '{kind}'; expected Stable Diffusion 1.x, 2.x or XL (base)"
+            )
+        return SINGLE_FILES[kind].from_single_file(str(file), **with_dtype(kwargs))
+    except OSError as error:
+        raise ConductorError(
+            f"the checkpoint '{file}' could not be loaded ({str(error).splitlines()[0]}); where the hub cannot be "
+            "reached give config=, a diffusers folder of the same family"
+        ) from error
+
+
+def with_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a loader; diffusers renamed ``torch_dtype`` to ``dtype``, users know both.
+
+    Without one everything is fp32: transformers would take the text encoder's from its file, and it would no
+    longer fit the U-Net's.
+    """
+    named = {"dtype" if name == "torch_dtype" else name: value for name, value in kwargs.items()}
+    return {"dtype": torch.float32, **named}
