@@ -201,11 +201,13 @@ def bytes_of(network: nn.Module) -> int:
 
 def on_device(updates: Mapping[str, Update], device: torch.device) -> dict[str, Update]:
     """The same updates there; on the ``meta`` device nothing but their shapes is left."""
-    moved: dict[str, Update] = {}
-    for name, update in updates.items():
-        tensors = {part: value.to(device) for part, value in update._asdict().items() if isinstance(value, Tensor)}
-        moved[name] = update._replace(**tensors)
-    return moved
+
+    def moved(update: Update) -> Update:
+        if isinstance(update, LowRank):
+            return LowRank(update.down.to(device), update.up.to(device))
+        return update._replace(weight=update.weight.to(device))
+
+    return {name: moved(update) for name, update in updates.items()}
 
 
 def ed_lora(backbone: Backbone) -> dict[str, Update]:
