@@ -100,7 +100,7 @@ def test_estimates_grow_with_what_is_asked_for() -> None:
     assert half.phases["injection"] < base.phases["injection"]
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_every_saving_setting_saves(family: str) -> None:
     many = rehearsal(family, concepts=4, side=256)
     base = many.estimate(Thrift()).phases

@@ -17,7 +17,7 @@ from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
 from concept_conductor.memory.advice import GIB, Option, options
 from concept_conductor.memory.blueprint import PUBLISHED, Blueprint
-from concept_conductor.memory.estimate import Estimate, Rehearsal, Thrift, ed_lora
+from concept_conductor.memory.estimate import Estimate, Rehearsal, Thrift
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import locate, locate_model
 from concept_conductor.recipe import Recipe
@@ -34,7 +34,7 @@ class Diagnosis(BaseModel):
         recipe, model, family: which; the family is None where the model is not known.
         width, height, concepts, dtype: of the run.
         weights: network -> bytes.
-        phases: part of the run -> bytes of GPU memory, the recipe as it is.
+        phases: part of the run -> bytes of GPU memory, the recipe as it is; nothing where something is wrong.
         options: the recipe as it is, and with settings that make it need less.
         card, card_memory: the GPU of this machine and its bytes, or None.
         problems: what is wrong, a sentence each.
@@ -113,13 +113,13 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
         return Diagnosis(**known, problems=(*problems, str(error)))
     known |= {"width": width, "height": height}
     problems += _misfits(recipe, backbone, concepts)
+    if problems:
+        return Diagnosis(**known, problems=tuple(problems))
     try:
-        estimate, choices = _rehearsed(recipe, backbone, (width, height), concepts if not problems else None)
+        estimate, choices = _rehearsed(recipe, backbone, (width, height), concepts)
     except ConductorError as error:
-        return Diagnosis(**known, problems=(*problems, str(error)))
-    return Diagnosis(
-        **known, weights=estimate.weights, phases=estimate.phases, options=tuple(choices), problems=tuple(problems)
-    )
+        return Diagnosis(**known, problems=(str(error),))
+    return Diagnosis(**known, weights=estimate.weights, phases=estimate.phases, options=tuple(choices))
 
 
 def _opened(recipe: Recipe, problems: list[str]) -> list[ConceptPrompt]:
@@ -166,17 +166,15 @@ def _misfits(recipe: Recipe, backbone: Backbone, concepts: Sequence[ConceptPromp
 
 
 def _rehearsed(
-    recipe: Recipe, backbone: Backbone, size: tuple[int, int], concepts: Sequence[ConceptPrompt] | None
+    recipe: Recipe, backbone: Backbone, size: tuple[int, int], concepts: Sequence[ConceptPrompt]
 ) -> tuple[Estimate, list[Option]]:
-    """The estimate of the recipe as it is, and the ways to run it; None for concepts as the trainer makes them."""
+    """The estimate of the recipe as it is, and the ways to run it."""
     settings = settings_of(recipe, backbone.defaults)
-    usual = [ed_lora(backbone)] * len(recipe.concepts)
-    updates = usual if concepts is None else [entry.concept.unet for entry in concepts]
     own = Thrift(
         paths_per_forward=recipe.paths_per_forward,
         gradient_checkpointing=settings.alignment is not None and settings.alignment.gradient_checkpointing,
         vae_tiling=recipe.vae_tiling,
         offload=recipe.offload,
     )
-    rehearsal = Rehearsal(backbone, settings, size, updates)
+    rehearsal = Rehearsal(backbone, settings, size, [entry.concept.unet for entry in concepts])
     return rehearsal.estimate(own), options(rehearsal, own)
