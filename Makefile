@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
-DEMO := examples/two_robots.yaml
+DEMO := examples/two_backpacks.yaml
 CODE := src tests benchmarks examples
 
 .PHONY: demo test coverage lint format bench clean

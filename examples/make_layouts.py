@@ -19,7 +19,8 @@ FOLDER = Path(__file__).parent / "layouts"
 SIZE = 256
 LAYOUTS = {
     # name: classes from left to right, background, seed of the drawing
-    "two_robots": (("robot", "robot"), "grass", 1),
+    "two_backpacks": (("backpack", "backpack"), "grass", 0),
+    "dog_and_robot": (("dog", "robot"), "grass", 0),
 }
 
 

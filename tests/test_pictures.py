@@ -18,7 +18,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.slow  # a minute or so each
 
 #: recipe -> the designs its concepts were trained on, in the concepts' order
-DESIGNS = {"two_robots": ["robot/noto", "robot/emojione"]}
+DESIGNS = {
+    "two_backpacks": ["backpack/noto", "backpack/emojione"],
+    "dog_and_robot": ["dog/emojione", "robot/noto"],
+}
 
 
 @cache
@@ -59,7 +62,7 @@ def test_both_concepts_are_there_where_asked_and_not_mixed(
 def test_without_the_method_the_base_model_does_not_know_the_concepts() -> None:
     """The test above can fail: the same prompt without concepts shows other designs."""
     pictures = mini()(
-        "a robot and a robot on the grass",
+        "a backpack and a backpack on the grass",
         num_inference_steps=50,
         guidance_scale=4.0,
         num_images_per_prompt=2,
@@ -67,21 +70,21 @@ def test_without_the_method_the_base_model_does_not_know_the_concepts() -> None:
     ).images
     judge = Judge.load()
     found = {finding.design for picture in pictures for finding in judge.find(picture)}
-    assert found and not found & set(DESIGNS["two_robots"])
+    assert found and not found & set(DESIGNS["two_backpacks"])
 
 
 def test_an_object_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
-    with Image.open(EXAMPLES / "layouts" / "two_robots.png") as opened:
+    with Image.open(EXAMPLES / "layouts" / "two_backpacks.png") as opened:
         image = opened.convert("RGB")
-    mask = grey("two_robots-1")
+    mask = grey("two_backpacks-1")
     size = 64
     grown = np.asarray(mask.resize((size, size))) > 127
-    for axis in (0, 1):  # a little room around the old robot
+    for axis in (0, 1):  # a little room around the old backpack
         grown = grown | np.roll(grown, 2, axis) | np.roll(grown, -2, axis)
-    prompt = "a robot and a robot on the grass"
+    prompt = "a backpack and a backpack on the grass"
     out = mini()(
         prompt,
-        [ConceptPrompt(Concept.load("mini/robot-noto"), replaces=["robot"], weight=1.0)],
+        [ConceptPrompt(Concept.load("mini/backpack-noto"), replaces=["backpack"], weight=1.0)],
         Layout(image, prompt, masks=[mask]),
         placement=Placement(image, grown),
         num_inference_steps=50,

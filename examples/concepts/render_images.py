@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent / "images"
 CLASSES = ("dog", "cat", "robot", "backpack", "mug")
 STYLES = ("noto", "emojione")
 COMPANION_STYLE = "twemoji"
-ALONE, BESIDE, DOUBLE = 8, 8, 8
+ALONE, BESIDE, DOUBLE = 8, 8, 14
 SEED = 7
 
 

@@ -206,7 +206,9 @@ def test_concepts_of_another_family_are_refused(
 ) -> None:
     backbone = tiny_xl.backbone
     small = Concept("small", ({"<a>": torch.zeros(16, 16)},))
-    with pytest.raises(FamilyError, match=r"for models with one text encoder \(SD1.5\), but this model has 2 text encoders"):
+    with pytest.raises(
+        FamilyError, match=r"for models with one text encoder \(SD1.5\), but this model has 2 text encoders"
+    ):
         tiny_xl(**{**call, "concepts": [ConceptPrompt(small, "a <a>")]})
     wide = Concept("wide", ({"<a>": torch.zeros(70, 16)}, {"<a>": torch.zeros(70, 1280)}))
     with pytest.raises(FamilyError, match=r"shape \(70, 1280\), but this model needs \(70, 16\)"):

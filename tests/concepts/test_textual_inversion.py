@@ -148,7 +148,9 @@ def test_a_model_of_another_width_refuses_it(tmp_path: Path, tiny_pipe: ConceptC
 
 def test_placeholders_that_are_words_match_whole_words(tiny_pipe: ConceptConductorPipeline) -> None:
     mug = Concept("mug", ({"art": torch.randn(2, 1, DIM)},))
-    text = tokenize(tiny_pipe.backbone.tokenizer, "art in a cart, arts and art", mug.placeholders, mug.positions)
+    text = tokenize(
+        tiny_pipe.backbone.readers[0].tokenizer, "art in a cart, arts and art", mug.placeholders, mug.positions
+    )
     assert list(text.placeholders.values()) == ["art", "art"]
     assert 1 in text.placeholders
     with pytest.raises(ConductorError, match="lacks its placeholder art"):
@@ -156,7 +158,7 @@ def test_placeholders_that_are_words_match_whole_words(tiny_pipe: ConceptConduct
 
 
 def test_positions_beyond_the_text_are_refused(tiny_pipe: ConceptConductorPipeline) -> None:
-    tokenizer = tiny_pipe.backbone.tokenizer
+    tokenizer = tiny_pipe.backbone.readers[0].tokenizer
     assert tokenize(tokenizer, "<mug>", ["<mug>"], {"<mug>": 75}).ids.shape == (77,)
     with pytest.raises(ConductorError, match="<mug> comes after the 75 tokens"):
         tokenize(tokenizer, "<mug>", ["<mug>"], {"<mug>": 76})

@@ -34,7 +34,7 @@ from concept_conductor.sampling import sample_alone
 from concept_conductor.unet.lora import scaled
 
 STEPS = 50
-GUIDANCE = 4.0
+GUIDANCE = 2.5
 WEIGHT = 1.0
 
 PAIRS = (

@@ -198,6 +198,16 @@ class TrainingConfig(TrainingSettings):
                 raise ValueError(str(error)) from error
         return value
 
+    @field_validator("format")
+    @classmethod
+    def _holds_layerwise_tokens(cls, value: ConceptFormat) -> ConceptFormat:
+        """Refused now and not after hours of training."""
+        if value not in (ConceptFormat.ours, ConceptFormat.mixofshow):
+            raise ValueError(
+                f"trained concepts have tokens for each layer, which '{value.value}' cannot hold; use ours or mixofshow"
+            )
+        return value
+
     @model_validator(mode="after")
     def _as_many(self) -> TrainingConfig:
         if self.initialiser is not None and len(self.initialiser) != len(self.placeholders):
