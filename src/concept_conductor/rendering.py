@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from concept_conductor.backbones import Defaults
+from concept_conductor.backbones import Backbone, Defaults
 from concept_conductor.concepts import Concept
 from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
@@ -287,6 +287,17 @@ def as_used(recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[Conce
     return recipe.model_copy(update=changes)
 
 
+def misfits(recipe: Recipe, backbone: Backbone, concepts: Sequence[ConceptPrompt]) -> Iterator[ConductorError]:
+    """What is wrong with each concept that does not belong to the model, with the recipe's line and field."""
+    for index, entry in enumerate(concepts):
+        try:
+            backbone.check(entry.concept)
+        except ConductorError as error:
+            misfit = recipe.error(("concepts", index, "file"), str(error))
+            misfit.__cause__ = error
+            yield misfit
+
+
 def check_fit(
     recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[ConceptPrompt], layout: Layout | None
 ) -> None:
@@ -299,11 +310,8 @@ def check_fit(
         ConductorError: they do not; the sentence names file, line and field.
     """
     backbone = pipe.backbone
-    for index, entry in enumerate(concepts):
-        try:
-            backbone.check(entry.concept)
-        except ConductorError as error:
-            raise recipe.error(("concepts", index, "file"), str(error)) from error
+    if misfit := next(misfits(recipe, backbone, concepts), None):
+        raise misfit
     if layout is None or not concepts:
         return
     assert recipe.width is not None and recipe.height is not None  # as_used filled them

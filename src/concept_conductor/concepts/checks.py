@@ -10,8 +10,8 @@ from torch import Tensor
 
 from concept_conductor.concepts.concept import LowRank
 from concept_conductor.errors import ConceptFileError
+from concept_conductor.settings import MAX_RANK
 
-MAX_RANK = 1024
 MAX_TEXT_LAYERS = 256
 MAX_PLACEHOLDERS = 64
 MAX_POSITIONS = 75  # what CLIP reads between start and end

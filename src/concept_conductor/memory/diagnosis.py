@@ -21,7 +21,7 @@ from concept_conductor.memory.estimate import Estimate, Rehearsal, Thrift
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import locate, locate_model
 from concept_conductor.recipe import Recipe
-from concept_conductor.rendering import number_type, open_files, settings_of
+from concept_conductor.rendering import misfits, number_type, open_files, settings_of
 from concept_conductor.scene import image_size
 
 GPU = "cuda"  # memory is estimated for one, whether there is one or not
@@ -112,7 +112,7 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
     except ConductorError as error:
         return Diagnosis(**known, problems=(*problems, str(error)))
     known |= {"width": width, "height": height}
-    problems += _misfits(recipe, backbone, concepts)
+    problems += map(str, misfits(recipe, backbone, concepts))
     if problems:
         return Diagnosis(**known, problems=tuple(problems))
     try:
@@ -152,17 +152,6 @@ def _blueprint(recipe: Recipe, family: str | None) -> Blueprint:
             f"say what it is with --family {', '.join(PUBLISHED)}"
         )
     return Blueprint.published(family)
-
-
-def _misfits(recipe: Recipe, backbone: Backbone, concepts: Sequence[ConceptPrompt]) -> list[str]:
-    """Concepts that do not belong to the model."""
-    found = []
-    for index, entry in enumerate(concepts):
-        try:
-            backbone.check(entry.concept)
-        except ConductorError as error:
-            found.append(str(recipe.error(("concepts", index, "file"), str(error))))
-    return found
 
 
 def _rehearsed(
