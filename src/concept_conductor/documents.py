@@ -115,7 +115,7 @@ def read_yaml(text: str, source: str) -> Document:
     """Read YAML with plain values only."""
     try:
         _check_extent(text, source)
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(text, _Loader)
         document = Document(source, None)
         document.data = _Reader(document).value(node, ()) if node is not None else None
     except yaml.YAMLError as error:
@@ -139,6 +139,15 @@ def _check_extent(text: str, source: str) -> None:
             raise DocumentError(
                 f"{source}, line {line}: expected at most {MAX_VALUES:,} values in {MAX_DEPTH} levels; this is more"
             )
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which ``3e-3`` is a number, as in JSON and YAML 1.2; PyYAML wants ``3.0e-3``."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 class _Reader:

@@ -16,6 +16,7 @@ from concept_conductor.training.dataset import read_folder
 from concept_conductor.training.plan import Plan
 from tests.training.conftest import draw, recipe
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "concepts"
 MINIMAL = {
     "model": "mini",
     "images": "photos",
@@ -102,6 +103,12 @@ def test_missing_and_broken_recipes(tmp_path: Path) -> None:
             TrainingConfig.load(tmp_path / "bad.yaml")
     with pytest.raises(ConductorError, match=r"nothing\.yaml"):
         TrainingConfig.load(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("recipe", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_recipes_are_valid(recipe: Path) -> None:
+    rates = TrainingConfig.load(recipe).learning_rates
+    assert rates.embeddings and 0 < rates.embeddings[0] < 0.1, "3e-3 is a number"
 
 
 def test_it_is_frozen(tmp_path: Path) -> None:
