@@ -47,7 +47,7 @@ def _listed_concepts(value: Any) -> Any:
 SharedSettings = Annotated[dict[str, Any], BeforeValidator(_named_settings)]
 
 
-class Subject(Settings):
+class BenchmarkConcept(Settings):
     """A concept of a benchmark.
 
     Attributes:
@@ -179,7 +179,7 @@ class Benchmark(Settings):
     methods: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     settings: SharedSettings = {}
-    concepts: Annotated[dict[Word, Subject], Field(min_length=1)]
+    concepts: Annotated[dict[Word, BenchmarkConcept], Field(min_length=1)]
     combinations: Annotated[
         tuple[Annotated[Combination, BeforeValidator(_listed_concepts)], ...], Field(min_length=1, max_length=1000)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +47,18 @@ def layout_of(benchmark: Benchmark, scene: SceneSpec, folder: Path) -> LayoutEnt
             benchmark.complaint(scene.place, f"the sticker world draws up to 3 objects, but there are {len(classes)}")
         )
     stem = f"{'-'.join(classes)}-{drawn.backdrop}-{drawn.seed}"
-    image = (folder / f"{stem}.png").absolute()
+    image = folder / f"{stem}.png"
     masks = [image.with_name(f"{stem}-{number}.png") for number in range(1, len(classes) + 1)]
     if not all(file.is_file() for file in (image, *masks)):
         layout = arrange(world, classes, drawn.backdrop, drawn.seed).layout
         for mask, file in zip(layout.masks or (), masks):
             save_png(Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255), file)
         save_png(layout.image, image)
-    return LayoutEntry(image=str(image), prompt=scene.text, masks=tuple(map(str, masks)))
+    return LayoutEntry(
+        image=_seen_from(benchmark.folder, image),
+        prompt=scene.text,
+        masks=tuple(_seen_from(benchmark.folder, file) for file in masks),
+    )
 
 
 def references_of(benchmark: Benchmark, name: str, folder: Path) -> tuple[Path, ...]:
@@ -78,3 +83,11 @@ def references_of(benchmark: Benchmark, name: str, folder: Path) -> tuple[Path, 
             array = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
             save_png(Image.fromarray(array), file)
     return tuple(files)
+
+
+def _seen_from(folder: Path, file: Path) -> str:
+    """A file's name as a benchmark in ``folder`` would write it."""
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:  # another drive
+        return str(file.absolute())
