@@ -40,7 +40,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
     yield made
     ray.shutdown()
     made.shutdown()
-    gone, alive = psutil.wait_procs(
+    _, alive = psutil.wait_procs(
         [child for child in psutil.Process().children(recursive=True) if child.pid not in before], timeout=10
     )
     assert not alive

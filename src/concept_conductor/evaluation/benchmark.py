@@ -84,7 +84,7 @@ class PromptEntry(Settings):
         text: the prompt.
         name: for tables and files; its number if not given.
         replaces: the words that placeholders replace; the class words if not given.
-        layout, drawn: the layout reference of this prompt, one of the two; else the combination's, else the benchmark's.
+        layout, drawn: the layout reference, one of the two; else the combination's, else the benchmark's.
     """
 
     text: Text
@@ -129,7 +129,7 @@ class Subset(Settings):
     prompts: Count | None = None
     seeds: Seeds | None = None
     methods: tuple[Text, ...] | None = None
-    settings: SharedSettings = {}
+    settings: SharedSettings = Field(default_factory=dict)
 
 
 class SceneSpec(Settings):
@@ -178,7 +178,7 @@ class Benchmark(Settings):
     model: Name = "mini"
     methods: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    settings: SharedSettings = {}
+    settings: SharedSettings = Field(default_factory=dict)
     concepts: Annotated[dict[Word, BenchmarkConcept], Field(min_length=1)]
     combinations: Annotated[
         tuple[Annotated[Combination, BeforeValidator(_listed_concepts)], ...], Field(min_length=1, max_length=1000)
@@ -187,7 +187,7 @@ class Benchmark(Settings):
     seeds: Seeds = (0,)
     layout: LayoutEntry | None = None
     drawn: StickerLayout | None = None
-    subsets: dict[str, Subset] = {}
+    subsets: dict[str, Subset] = Field(default_factory=dict)
 
     _document: Document = PrivateAttr(default_factory=lambda: Document("the benchmark", {}))
     _folder: Path = PrivateAttr(default_factory=Path)
@@ -298,12 +298,12 @@ class Benchmark(Settings):
             if place[:1] == ("settings",):
                 lines[place[1:]] = line
             if place[: len(scene.layout_place)] == scene.layout_place:
-                lines["layout", *place[len(scene.layout_place) :]] = line
+                lines[("layout", *place[len(scene.layout_place) :])] = line
             if place == (*scene.place, "text"):
                 lines["prompt",] = line
             for index, name in enumerate(scene.concepts):
                 if place[:2] == ("concepts", name):
-                    lines["concepts", index, *place[2:]] = line
+                    lines[("concepts", index, *place[2:])] = line
         return Recipe.from_document(Document(self.source, data, lines), self.folder)
 
     def check_files(self) -> None:
@@ -342,9 +342,9 @@ class Benchmark(Settings):
         for name, subject in self.concepts.items():
             place: Place = ("concepts", name)
             if not subject.class_words.strip():
-                yield self.complaint(place, "the concept has no 'class_words'; say in plain words what it is, such as dog")
+                yield self.complaint(place, "the concept has no 'class_words'; say what it is, such as dog")
             if (not subject.references) == (subject.design is None):
-                yield self.complaint(place, "expected pictures of the concept under 'references' to measure likeness by")
+                yield self.complaint(place, "the concept has no 'references'; give pictures of it to measure by")
         for index, one in enumerate(self.combinations):
             for number, name in enumerate(one.concepts):
                 if name not in self.concepts:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ class ResultsFolder:
     """Pictures of one benchmark. A job is done when its record is there and its picture is the one the record names.
 
     Attributes:
-        path: ``images/KEY.png``, ``KEY-masks.png``, ``KEY.json`` for each job; drawn layouts and references beside them.
+        path: has ``images/KEY.png``, ``KEY-masks.png`` and ``KEY.json`` of each job, and what was drawn for them.
     """
 
     path: Path

@@ -31,7 +31,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise ConductorError("Ray is not installed; pip install 'concept-conductor[ray]', or leave --ray out") from error
+        raise ConductorError("Ray is not installed; pip install 'concept-conductor[ray]'") from error
     if ray.is_initialized():
         yield ray
         return
