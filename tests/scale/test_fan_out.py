@@ -49,7 +49,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_killed_worker_and_a_killed_node_lose_and_double_nothing(benchmark_file: Path, cluster, caplog) -> None:
-    benchmark_file.write_text(benchmark_file.read_text().replace("seeds: 0-1", "seeds: 0-4"))
+    benchmark_file.write_text(benchmark_file.read_text().replace("seeds: 0-1", "seeds: 0-2"))
     jobs = jobs_of(benchmark_file)
     alone = {job.key: painted for job, painted in LocalRunner().paint_all(jobs, lambda job, report: None)}
     far = next(node for node in cluster.list_all_nodes() if not node.head)
