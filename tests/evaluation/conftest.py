@@ -9,6 +9,11 @@ import torch
 from PIL import Image
 from transformers import (
     BertTokenizerFast,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    Dinov2Config,
+    Dinov2Model,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     SamConfig,
@@ -94,3 +99,44 @@ def drawn(world: World, *designs: str, backdrop: int = 0, seed: int = 0) -> Imag
     cells = torch.tensor([[world.atlas.index(name) for name in designs]])
     scene = world.draw(cells, torch.tensor([backdrop]), torch.Generator().manual_seed(seed))
     return Image.fromarray(((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP of pictures and texts."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    width = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words = ["<|startoftext|>", "<|endoftext|>", *(f"{word}</w>" for word in (*WORDS, "and", "beach", ".", "<", ">"))]
+    pieces = sorted({letter for word in words[2:] for letter in (*word[:-4], f"{word[-5]}</w>")} - set(words))
+    tokens = {token: index for index, token in enumerate([*words, *pieces])}
+    config = CLIPConfig(
+        text_config=width | {"vocab_size": len(tokens), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
+        vision_config=width | {"image_size": 32, "patch_size": 8},
+        projection_dim=12,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    merges = []
+    for word in words[2:]:
+        parts = [*word[:-5], f"{word[-5]}</w>"]
+        while len(parts) > 1:
+            pair = (parts[-2], parts[-1])
+            tokens.setdefault("".join(pair), len(tokens))
+            merges.append(pair)
+            parts[-2:] = ["".join(pair)]
+    CLIPTokenizer(vocab=tokens, merges=list(dict.fromkeys(merges))).save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    pillow_processor("CLIPImageProcessor")(**sizes).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random DINOv2."""
+    folder = tmp_path_factory.mktemp("dinov2")
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=7)
+    Dinov2Model(config).save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}}
+    pillow_processor("BitImageProcessor")(**sizes).save_pretrained(folder)
+    return folder
