@@ -42,21 +42,43 @@ class Checkpoint(NamedTuple):
             raise
         # hub, disk, JSON, pickles, tensors of other shapes: the libraries raise many kinds, and nothing else happens
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ConductorError(
-                f"the measuring model '{self.name}' could not be loaded ({reason}); give a folder that holds it, or "
-                "fetch it where the hub can be reached and copy its cache"
-            ) from error
+            raise self._unavailable(error) from error
+
+    def file(self, name: str, *, local_files_only: bool = False) -> Path:
+        """One file of this checkpoint, from the hub's cache where need be; itself where it is a file.
+
+        Raises:
+            ConductorError: it is not there.
+        """
+        place = Path(self.name)
+        if place.exists():
+            found = place / name if place.is_dir() else place
+            if not found.is_file():
+                raise ConductorError(f"the folder '{self.name}' holds no {name}")
+            return found
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(hf_hub_download(self.name, name, revision=self.revision, local_files_only=local_files_only))
+        except Exception as error:  # as above
+            raise self._unavailable(error) from error
 
     def identity(self) -> str:
-        """What tells this model from others in a cache: id and revision, or a hash of the folder's files."""
-        folder = Path(self.name)
-        if not folder.is_dir():
+        """What tells this model from others in a cache: id and revision, or a hash of the files."""
+        place = Path(self.name)
+        if not place.exists():
             return f"{self.name}@{self.revision or 'main'}"
         digest = sha256()
-        for file in sorted(file for file in folder.iterdir() if file.is_file()):
+        for file in sorted(file for file in place.iterdir() if file.is_file()) if place.is_dir() else [place]:
             digest.update(f"{file.name} {sha256_of(file)}\n".encode())
         return f"sha256:{digest.hexdigest()[:16]}"
+
+    def _unavailable(self, error: Exception) -> ConductorError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        return ConductorError(
+            f"the measuring model '{self.name}' could not be loaded ({reason}); give a folder that holds it, or "
+            "fetch it where the hub can be reached and copy its cache"
+        )
 
     def _model_type(self, local_files_only: bool) -> str | None:
         from transformers import PretrainedConfig
