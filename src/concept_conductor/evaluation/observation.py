@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -91,14 +90,10 @@ class Observation:
             self._vectors[id(embedder)] = [by_noun[concept.noun] for concept in self.item.concepts]
         return self._vectors[id(embedder)]
 
-    def similarities(self, embedder: Embedder, to: Sequence[Subject] | None = None) -> list[Tensor]:
-        """For each concept the cosines ``(references, segments)`` of its segments to its own references.
-
-        Args:
-            to: for each concept the one whose references are taken; its own where None.
-        """
+    def similarities(self, embedder: Embedder) -> list[Tensor]:
+        """For each concept the cosines ``(references, segments)`` of its segments to its own references."""
         matrices = []
-        for concept, vectors in zip(to or self.item.concepts, self.vectors(embedder)):
+        for concept, vectors in zip(self.item.concepts, self.vectors(embedder)):
             references = self.references.vectors(concept, embedder)
             matrices.append(references @ vectors.T if len(vectors) else torch.zeros(len(references), 0))
         return matrices

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.grounding import Segment
 
 SAME_OBJECT = 0.5
@@ -46,8 +47,12 @@ def one_to_one(similarities: Sequence[Tensor], objects: Sequence[Sequence[int]])
         For each concept the index of its segment; None where nothing is left for it, or nothing but segments whose
         cosine is below 0.
     """
-    from scipy.optimize import linear_sum_assignment
-
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ConductorError(
+            "matching one to one needs scipy, which is not installed; pip install 'concept-conductor[evaluate]'"
+        ) from error
     count = max((number for numbers in objects for number in numbers), default=-1) + 1
     gains = np.zeros((len(similarities), count))
     chosen = np.full(gains.shape, -1)
@@ -105,22 +110,22 @@ def by_area(scores: Sequence[float], areas: Sequence[str | None]) -> Mapping[str
     return means
 
 
-def leakage_matrix(matched: Sequence[int | None], against: Sequence[Tensor | None]) -> Tensor:
-    """How alike each concept's own segment is to every concept's references.
+def leakage_matrix(matched: Sequence[int | None], references: Sequence[Tensor], segments: Sequence[Tensor]) -> Tensor:
+    """How alike each concept's own segment is to every concept's references, as mean cosines.
 
     Args:
         matched: for each concept its segment, from :func:`one_to_one`.
-        against: for each concept ``(concepts, segments)``, the mean cosine of its segments to each concept's
-            references; None where it has no segment.
+        references: for each concept ``(references, d)``.
+        segments: for each concept ``(segments, d)``.
 
     Returns:
         ``(concepts, concepts)``: row i is concept i's segment; NaN where it has none.
     """
-    rows = [
-        torch.full((len(matched),), torch.nan) if number is None or means is None else means[:, number]
-        for number, means in zip(matched, against)
-    ]
-    return torch.stack(rows) if rows else torch.zeros(0, 0)
+    matrix = torch.full((len(matched), len(matched)), torch.nan)
+    for row, number, vectors in zip(matrix, matched, segments):
+        if number is not None:
+            row.copy_(torch.stack([(known @ vectors[number]).mean() for known in references]))
+    return matrix
 
 
 def leakage(matrix: Tensor) -> float | None:
