@@ -30,6 +30,7 @@ __all__ = [
     "Row",
     "Subject",
     "default_metrics",
+    "find_metrics",
     "register_metric",
     "score_images",
 ]
