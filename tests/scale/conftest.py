@@ -1,3 +1,3 @@
-from tests.evaluation.conftest import benchmark_file
+from tests.benchmarks.conftest import benchmark_file
 
 __all__ = ["benchmark_file"]
