@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.table import REFERENCE, arrowed
+from concept_conductor.evaluation.table import AREAS, REFERENCE, arrowed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def draw(table: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, bytes]:
     drawn = {}
     columns = {"means": ("mean", "low", "high"), "differences": ("difference", "difference_low", "difference_high")}
     for what in SHOWN:
-        part = table[table[columns[what][0]].notna()]
+        part = table[table[columns[what][0]].notna() & ~table["metric"].str.endswith(AREAS)]
         if part.empty:
             continue
         for name, theme in THEMES.items():
@@ -98,7 +98,9 @@ def _figure(
     return figure
 
 
-def _draw_panel(panel: Any, rows: pd.DataFrame, methods: list[str], columns: tuple[str, str, str], theme: Theme) -> None:
+def _draw_panel(
+    panel: Any, rows: pd.DataFrame, methods: list[str], columns: tuple[str, str, str], theme: Theme
+) -> None:
     panel.set_facecolor(theme.paper)
     panel.tick_params(colors=theme.ink, length=0)
     panel.grid(axis="x", color=theme.faint, linewidth=0.6)
@@ -113,6 +115,7 @@ def _draw_panel(panel: Any, rows: pd.DataFrame, methods: list[str], columns: tup
         colour = theme.reference if method == REFERENCE else theme.mark
         panel.plot([low, high], [position, position], color=colour, linewidth=2, solid_capstyle="round")
         panel.plot([middle], [position], "o", color=colour, markersize=6)
-    least, most = np.nanmin(rows[columns[1]]), np.nanmax(rows[columns[2]])
+    ends = rows[list(columns)].to_numpy(dtype=np.float64)
+    least, most = np.nanmin(ends), np.nanmax(ends)  # the means alone where there are no intervals
     margin = 0.08 * (most - least) or 0.05
-    panel.set_xlim(min(least, most) - margin, most + margin)
+    panel.set_xlim(least - margin, most + margin)

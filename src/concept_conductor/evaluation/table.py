@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation import segsim
 from concept_conductor.files import written_whole
 
 if TYPE_CHECKING:
@@ -21,13 +22,15 @@ BOOTSTRAP_SEED = 0
 REFERENCE = "full"
 """The method that the others are compared with."""
 
+AREAS = tuple(f"_{name}" for name in segsim.AREAS)
+"""Endings of the columns that split a metric by subject area."""
 LOWER_IS_BETTER = ("omission", "redundancy", "leakage", "design_omitted", "design_leaked")
 #: Columns of the results that are no metrics.
 ABOUT = ("key", "method", "combination", "prompt", "text", "seed", "image", "seconds", "peak_memory_bytes")
 
 
 class Estimate(NamedTuple):
-    """A mean with its bootstrap interval; all three NaN where there is nothing to average."""
+    """A mean with its bootstrap interval, which one prompt does not have; NaN where there is nothing to average."""
 
     mean: float
     low: float
@@ -39,7 +42,7 @@ class Estimate(NamedTuple):
         values = np.asarray(means, dtype=np.float64)
         if not len(values):
             return cls(np.nan, np.nan, np.nan)
-        low, high = bootstrap(values)
+        low, high = bootstrap(values) if len(values) > 1 else (np.nan, np.nan)
         return cls(float(values.mean()), low, high)
 
 
@@ -140,14 +143,14 @@ def write_summary(table: pd.DataFrame, titles: Mapping[str, str], folder: Path) 
 
 
 def markdown(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
-    """Two tables: means with intervals, and differences to the full method."""
+    """Means with intervals, differences to the full method, and means by subject area."""
     parts = [_note(table)]
-    for heading, columns in _halves(table):
+    for heading, columns in _parts(table):
         metrics = list(dict.fromkeys(columns["metric"]))
         parts.append(f"{heading}\n")
         parts.append("| method | " + " | ".join(map(arrowed, metrics)) + " |")
         parts.append("| --- |" + " ---: |" * len(metrics))
-        parts += _lines(columns, titles, lambda title, cells: f"| {title} | {' | '.join(cells)} |", "{} [{}, {}]")
+        parts += _lines(columns, titles, lambda title, cells: f"| {title} | {' | '.join(cells)} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -155,15 +158,22 @@ def markdown(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
 def latex(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
     """The same as LaTeX (booktabs)."""
     parts = [f"% {_note(table).strip()}"]
-    for heading, columns in _halves(table):
+    for heading, columns in _parts(table):
         metrics = list(dict.fromkeys(columns["metric"]))
         parts += [f"% {heading}", f"\\begin{{tabular}}{{l{'r' * len(metrics)}}}", "\\toprule"]
         names = (arrowed(name).replace("_", r"\_") for name in metrics)
         parts.append("method & " + " & ".join(names).replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$") + r" \\")
         parts.append("\\midrule")
-        parts += _lines(columns, titles, lambda title, cells: f"{title} & {' & '.join(cells)} \\\\", "{} [{}, {}]")
+        parts += _lines(columns, titles, lambda title, cells: f"{title} & {' & '.join(cells)} \\\\")
         parts += ["\\bottomrule", "\\end{tabular}", ""]
     return "\n".join(parts)
+
+
+def shown_estimate(mean: float, low: float, high: float) -> str:
+    """``0.867 [0.851, 0.880]``, the mean alone where it has no interval, or a dash."""
+    if not np.isfinite(mean):
+        return "–"
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else f"{mean:.3f}"
 
 
 def arrowed(metric: str) -> str:
@@ -171,27 +181,26 @@ def arrowed(metric: str) -> str:
     return f"{metric} {'↓' if metric.startswith(LOWER_IS_BETTER) else '↑'}"
 
 
-def _halves(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def _parts(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     means = table[["method", "metric", "mean", "low", "high"]]
-    found = [("Means with 95% bootstrap intervals over prompts.", means)]
+    by_area = means["metric"].str.endswith(AREAS)
+    found = [("Means with 95% bootstrap intervals over prompts.", means[~by_area])]
     if table["difference"].notna().any():
         gaps = table[["method", "metric", "difference", "difference_low", "difference_high"]]
-        gaps = gaps[gaps["difference"].notna()].set_axis(means.columns, axis=1)
+        gaps = gaps[gaps["difference"].notna() & ~by_area].set_axis(means.columns, axis=1)
         found.append(("Paired differences to the full method, with 95% bootstrap intervals over prompts.", gaps))
+    if by_area.any():
+        found.append(("By subject area.", means[by_area]))
     return found
 
 
-def _lines(
-    part: pd.DataFrame, titles: Mapping[str, str], line: Callable[[str, list[str]], str], form: str
-) -> list[str]:
+def _lines(part: pd.DataFrame, titles: Mapping[str, str], line: Callable[[str, list[str]], str]) -> list[str]:
     lines = []
     metrics = list(dict.fromkeys(part["metric"]))
     for method, rows in part.groupby("method", sort=False):
         cells = {row["metric"]: row for _, row in rows.iterrows()}
         shown = [
-            form.format(*(f"{cells[name][end]:.3f}" for end in ("mean", "low", "high")))
-            if name in cells and np.isfinite(cells[name]["mean"])
-            else "–"
+            shown_estimate(*(cells[name][end] for end in ("mean", "low", "high"))) if name in cells else "–"
             for name in metrics
         ]
         lines.append(line(titles.get(str(method), str(method)), shown))
