@@ -69,9 +69,8 @@ def test_one_prompt_has_no_interval() -> None:
     table = summary(frame(row for row in rows() if row["prompt"] == "3"))
     text = markdown(table, TITLES)
     assert "| full method | 0.300 | 0.000 | – |" in text
-    assert "| nothing & all | -0.200 | 0.200 | – |" in text.replace(
-        "| nothing & all | -0.200 | 0.200 |", "| nothing & all | -0.200 | 0.200 | – |"
-    )
+    assert "| nothing & all | 0.100 | 0.200 | 1.000 |" in text
+    assert "| nothing & all | -0.200 | 0.200 |" in text
     assert "nan" not in text + latex(table, TITLES)
 
 
@@ -84,9 +83,8 @@ def test_tables_as_text() -> None:
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
 
 
-def test_an_evaluation_from_pictures_to_the_page(benchmark_file: Path, tmp_path: Path, monkeypatch) -> None:
-    text = benchmark_file.read_text().replace('name: beach, text: "A {1}', 'name: </script><b>, text: "A {1}')
-    benchmark_file.write_text(text)
+def test_an_evaluation_from_pictures_to_the_page(benchmark_file: Path, tmp_path: Path) -> None:
+    benchmark_file.write_text(benchmark_file.read_text().replace("on the beach", "</script><b>"))
     benchmark = Benchmark.load(benchmark_file)
     folder = ResultsFolder.open(tmp_path / "results", benchmark)
     jobs = plan(benchmark, chosen_methods(benchmark), folder.layouts)[:4]
@@ -105,7 +103,7 @@ def test_an_evaluation_from_pictures_to_the_page(benchmark_file: Path, tmp_path:
     assert page.count("</script>") == 2  # none that came from a name
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
     assert [picture["scores"]["clip_t"] for picture in data["pictures"]] == [0.0, 0.1, 0.2, 0.3]
-    assert data["pictures"][0]["prompt"] == "</script><b>"
+    assert data["pictures"][0]["text"] == "A dog and a cat </script><b>."
     assert len(data["pictures"][0]["masks"]) == 2
     assert set(data["references"]) == {"chow", "siberian"}
     assert not re.search(r"(src|href)=[\"']https?:", page)  # nothing is fetched from anywhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -161,10 +162,10 @@ def latex(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
     for heading, columns in _parts(table):
         metrics = list(dict.fromkeys(columns["metric"]))
         parts += [f"% {heading}", f"\\begin{{tabular}}{{l{'r' * len(metrics)}}}", "\\toprule"]
-        names = (arrowed(name).replace("_", r"\_") for name in metrics)
+        names = (_escaped(arrowed(name)) for name in metrics)
         parts.append("method & " + " & ".join(names).replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$") + r" \\")
         parts.append("\\midrule")
-        parts += _lines(columns, titles, lambda title, cells: f"{title} & {' & '.join(cells)} \\\\")
+        parts += _lines(columns, titles, lambda title, cells: f"{_escaped(title)} & {' & '.join(cells)} \\\\")
         parts += ["\\bottomrule", "\\end{tabular}", ""]
     return "\n".join(parts)
 
@@ -205,6 +206,12 @@ def _lines(part: pd.DataFrame, titles: Mapping[str, str], line: Callable[[str, l
         ]
         lines.append(line(titles.get(str(method), str(method)), shown))
     return lines
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    text = text.replace("\\", r"\textbackslash ")
+    return re.sub(r"[&%$#_{}]", lambda found: f"\\{found[0]}", text)
 
 
 def _note(table: pd.DataFrame) -> str:
