@@ -142,7 +142,7 @@ def test_alignment_lowers_the_layout_loss(tiny_pipe: ConceptConductorPipeline, t
 
     backbone = tiny_pipe.backbone
     settings = filled(
-        backbone.defaults, alignment=Alignment(), refinement=None, steps=10, guidance_scale=7.5,
+        backbone.defaults, alignment=Alignment(), injection=None, refinement=None, steps=10, guidance_scale=7.5,
         paths_per_forward=None, inversion=Inversion(steps=50, cache=False),
     )  # fmt: skip
     source = inversion_source(backbone, picture("ref"), "a dog", (128, 128), settings.inversion)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -13,6 +13,9 @@ PAPER_STEPS = 200
 
 #: Low-rank updates wider than this are surely a mistake.
 MAX_RANK = 1024
+
+#: A third of the U-Net: encoder, middle, decoder.
+Block = Literal["down", "mid", "up"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -63,15 +66,24 @@ class Alignment(Settings):
 
 
 class Injection(Settings):
-    """Concept injection by feature fusion, Eq. 4, in the decoder's attention layers.
+    """Concept injection by feature fusion, Eq. 4.
 
     Attributes:
         self_attention: fuse the outputs of self-attention (structure).
         cross_attention: fuse the outputs of cross-attention (appearance).
+        blocks: parts of the U-Net whose attention layers are fused (the decoder, ``up``, in the paper).
     """
 
     self_attention: bool = True
     cross_attention: bool = True
+    blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=3)] | None = None
+
+    def fuses(self, block: Block, *, cross_attention: bool) -> bool:
+        """Whether a layer of this block and kind is fused; ``blocks`` must be filled where any is."""
+        if not (self.cross_attention if cross_attention else self.self_attention):
+            return False
+        assert self.blocks is not None
+        return block in self.blocks
 
 
 class Refinement(Settings):
