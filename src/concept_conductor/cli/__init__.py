@@ -34,6 +34,7 @@ COMMANDS = {
     "generate": Entry("generate", "generate", "Make the pictures of a recipe."),
     "replay": Entry("replay", "replay", "Make a picture again from the recipe inside it."),
     "doctor": Entry("doctor", "doctor", "Say what a recipe needs before it runs, and what is wrong with it."),
+    "score": Entry("score", "score", "Measure how well pictures show their concepts and fit their prompt."),
     "train": Entry("train", "train", "Learn a concept from a few pictures."),
     "concept": Entry("concept", "app", "Look into concept files and convert them."),
     "mini": Entry("mini", "app", "Train the embedded model, and measure it."),

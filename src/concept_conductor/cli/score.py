@@ -1,0 +1,161 @@
+"""`conductor score`: measure pictures that are there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from concept_conductor.evaluation.scoring import Item, Row, Subject
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
+
+
+def score(
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)],
+    prompt: Annotated[
+        str | None, typer.Option(help="What they were asked to show; by default what the recipe inside each says.")
+    ] = None,
+    references: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--references",
+            "--concept",
+            help="A concept that they should show, as often as there are concepts: its class words and a picture or "
+            "folder of pictures of it, and a name where that is not the folder's.",
+            metavar="[NAME=]CLASS WORDS=PATH",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Names with commas between; by default all that fit.", metavar="NAME,...")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="What made them: 'mini' is measured by the embedded judge, others by Grounded-SAM.")
+    ] = "stable-diffusion",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default the GPU if any.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where numbers are kept; by default the user's cache.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep numbers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all details.")] = False,
+) -> None:
+    """Measure how well pictures show their concepts and fit their prompt.
+
+    A table of the pictures and their mean; what each number means is in docs/metrics.md.
+    """
+    from concept_conductor.cli import hide_loading_bars
+
+    hide_loading_bars()
+    from concept_conductor.evaluation.scoring import Instruments, default_metrics, find_metrics, score_images
+
+    named = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    if named is not None:
+        find_metrics(named)
+    concepts = tuple(_concept(text) for text in references or ())
+    items = [_item(file, prompt, concepts) for file in _pictures(images)]
+    instruments = Instruments.for_model(model, device)
+    if named is None:
+        chosen = find_metrics(default_metrics(instruments))
+        named = [metric.name for metric in chosen if concepts or not metric.needs_concepts]
+        if not named:
+            named = ["clip_t"]
+    if not no_cache and cache is None:
+        from concept_conductor.inversion import default_cache_folder
+
+        cache = default_cache_folder().parent / "scores"
+    rows = score_images(items, named, instruments, None if no_cache else cache)
+    if as_json:
+        typer.echo(json.dumps([_unfolded(row) for row in rows], indent=2))
+        return
+    from rich.console import Console
+
+    Console(soft_wrap=True).print(*_tables(rows))
+
+
+def _pictures(given: list[Path]) -> list[Path]:
+    """The files named, and those in the folders named."""
+    from concept_conductor.errors import ConductorError
+
+    files = []
+    for path in given:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not found:
+            raise ConductorError(f"the folder '{path}' holds no pictures; expected {', '.join(SUFFIXES)}")
+        files.extend(found)
+    return files
+
+
+def _concept(text: str) -> Subject:
+    """``[NAME=]CLASS WORDS=PATH``."""
+    from concept_conductor.errors import ConductorError
+    from concept_conductor.evaluation.scoring import Subject
+
+    parts = text.split("=")
+    if len(parts) not in (2, 3) or not all(part.strip() for part in parts):
+        raise ConductorError(f"'{text}' is no concept; expected [NAME=]CLASS WORDS=PATH, as in 'a dog=photos/my_dog'")
+    *name, words, place = parts
+    path = Path(place)
+    if not path.exists():
+        raise ConductorError(f"there is no picture or folder '{path}' of '{words}'; check the path")
+    return Subject(name[0].strip() if name else path.stem, words.strip(), tuple(_pictures([path])))
+
+
+def _item(file: Path, prompt: str | None, concepts: tuple[Subject, ...]) -> Item:
+    from concept_conductor.errors import ConductorError
+    from concept_conductor.evaluation.scoring import Item
+    from concept_conductor.images import read_recipe
+
+    if prompt is None:
+        try:
+            prompt = str(json.loads(read_recipe(file))["prompt"])
+        except (ConductorError, ValueError, KeyError, TypeError) as error:
+            raise ConductorError(f"'{file}' carries no recipe that says its prompt; give --prompt") from error
+    return Item(file, prompt, concepts)
+
+
+def _unfolded(row: Row) -> dict[str, object]:
+    """A row whose details, texts of JSON, are objects."""
+    return {
+        name: json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value
+        for name, value in row.items()
+    }
+
+
+def _tables(rows: list[Row]) -> list[RenderableType]:
+    """The pictures with their numbers and the mean; below it the mean of each metric by subject area."""
+    from rich.table import Table
+
+    from concept_conductor.evaluation.segsim import AREAS
+
+    numbers = [name for name in rows[0] if name != "image" and not any(isinstance(row[name], str) for row in rows)]
+    by_area = sorted({name.removesuffix("_small") for name in numbers if name.endswith("_small")})
+    areas = [f"{name}_{area}" for name in by_area for area in AREAS]
+    plain = [name for name in numbers if name not in areas]
+
+    table = Table("picture", *plain)
+    for row in rows:
+        table.add_row(str(row["image"]), *(_shown(row[name]) for name in plain))
+    if len(rows) > 1:
+        table.add_section()
+        table.add_row("mean", *(_shown(_mean(rows, name)) for name in plain))
+    if not by_area:
+        return [table]
+    split = Table("by subject area", *AREAS)
+    for name in by_area:
+        split.add_row(name, *(_shown(_mean(rows, f"{name}_{area}")) for area in AREAS))
+    return [table, split]
+
+
+def _mean(rows: list[Row], name: str) -> float | None:
+    values = [value for row in rows if isinstance(value := row[name], int | float)]
+    return sum(values) / len(values) if values else None
+
+
+def _shown(value: float | str | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, int | float) else value

@@ -1,0 +1,71 @@
+"""`conductor score` on renderings of the sticker world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from concept_conductor.images import RECIPE_KEY, save_png
+from concept_conductor.mini.presets import CPU
+from tests.evaluation.conftest import drawn
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """References of two concepts, and two pictures, one of which carries a recipe."""
+    folder, world = tmp_path_factory.mktemp("score"), CPU.world(None)
+    for name in ("dog-noto", "mug-noto"):
+        save_png(drawn(world, name.replace("-", "/"), seed=5), folder / name / "1.png")
+    save_png(drawn(world, "dog/noto", "mug/noto", seed=1), folder / "out" / "both.png", {RECIPE_KEY: '{"prompt": "x"}'})
+    save_png(drawn(world, "mug/noto", seed=2), folder / "out" / "mug.png")
+    return folder
+
+
+@pytest.fixture
+def words(folder, monkeypatch):
+    """The usual arguments, in the folder; numbers are kept there too."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CONCEPT_CONDUCTOR_CACHE", str(folder / "cache"))
+    return ["score", "--model", "mini", "--references", "a dog=dog-noto", "--references", "a mug=mug-noto"]
+
+
+def test_json_has_a_row_for_each_picture(conductor, words, folder) -> None:
+    outcome = conductor(*words, "out", "--prompt", "A dog and a mug.", "--json")
+    assert outcome.status == 0, outcome.stderr
+    both, mug = json.loads(outcome.stdout)
+    assert (both["image"], both["design"], both["omission"]) == ("out/both.png", 1, 0)
+    assert (mug["image"], mug["design"], mug["omission"]) == ("out/mug.png", 0.5, 1)
+    assert mug["design_concepts"] == {"dog-noto": "omitted", "mug-noto": "present"}
+    assert list((folder / "cache" / "scores").glob("*/*.json"))
+
+
+def test_table_has_means_and_areas(conductor, words) -> None:
+    outcome = conductor(*words, "out", "--prompt", "x", "--metrics", "judge_i, omission", "--no-cache")
+    assert outcome.status == 0, outcome.stderr
+    assert all(text in outcome.stdout for text in ("out/both.png", "judge_i_one_to_one", "mean", "0.5000", "medium"))
+    assert "design" not in outcome.stdout
+
+
+def test_prompt_comes_from_the_recipe_inside(conductor, words) -> None:
+    assert conductor(*words, "out/both.png", "--metrics", "omission").status == 0
+    outcome = conductor(*words, "out/mug.png", "--metrics", "omission")
+    assert outcome.status == 1 and "give --prompt" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--metrics", "beauty"], "no metric 'beauty'; expected some of clip_i"),
+        (["--references", "a cat"], "'a cat' is no concept; expected [NAME=]CLASS WORDS=PATH"),
+        (["--references", "a cat=gone"], "no picture or folder 'gone' of 'a cat'"),
+        (["--references", "a cat=."], "'.' holds no pictures"),
+        (["gone.png"], "no picture 'gone.png'"),
+        (["--device", "tpu9"], "no device 'tpu9'"),
+    ],
+)
+def test_bad_input_is_one_sentence(conductor, words, more, said) -> None:
+    outcome = conductor(*words, "out/mug.png", "--prompt", "x", *more)
+    assert outcome.status == 1 and said in outcome.stderr and outcome.stdout == ""
+    assert len(outcome.stderr.strip().splitlines()) == 1
