@@ -313,7 +313,6 @@ class TestBadInput:
             (lambda: Layout(picture("ref"), "x", boxes=[(9, 9, 9, 60), (9, 9, 60, 60)]), r"box 1 .* is empty"),
             (lambda: Layout(picture("ref"), "x", boxes=[(0, 0, 60, 60), (9, 9, 193, 60)]), "box 2 .* reaches out of"),
             (lambda: Layout(picture("ref"), "x", boxes=[(0, 0, 60, 60), (0, 0, 90, 90)]), "share 100% of the smaller"),
-
             (lambda: Layout("ref.png", "x", masks=[]), "must be a PIL image"),  # type: ignore[arg-type]
         ],
     )

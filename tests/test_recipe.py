@@ -91,7 +91,12 @@ def test_json_is_as_good_as_yaml_and_round_trips(tmp_path: Path) -> None:
         ("masks: [dog.png, cat.png]", "masks: [dog.png]", 8, "'layout': 1 masks for 2 concepts; give one for each"),
         ("masks: [dog.png, cat.png]", "points: [[1, 2], [3]]", 11, "'layout.points[1][1]' is missing"),
         ("  masks: [dog.png, cat.png]\n", "", 8, "'layout': expected either 'masks', 'points' or 'boxes'"),
-        ("masks: [dog.png, cat.png]", "boxes: [[1, 2, 3, 4]]", 8, "'layout': 1 boxes for 2 concepts; give one for each"),
+        (
+            "masks: [dog.png, cat.png]",
+            "boxes: [[1, 2, 3, 4]]",
+            8,
+            "'layout': 1 boxes for 2 concepts; give one for each",
+        ),
         ("replaces: cat", "prompt: a, replaces: cat", 7, "'concepts[1]': expected either 'prompt'"),
         ("file: dog.pth", "weight: 1", 6, "'concepts[0].weight' stands here a second time"),
         ("{file: cat.pth, replaces: cat}", "{replaces: cat}", 7, "'concepts[1].file' is missing"),
