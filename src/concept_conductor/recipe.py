@@ -107,19 +107,26 @@ class LayoutEntry(Settings):
         image: picture with the wanted arrangement.
         prompt: what it shows.
         masks: a picture per concept, white inside; or
-        points: ``[x, y]`` per concept, in pixels of ``image``.
+        points: ``[x, y]`` per concept, in pixels of ``image``; or
+        boxes: ``[left, top, right, bottom]`` per concept, in pixels of ``image``.
     """
 
     image: Name
     prompt: Text
     masks: tuple[Name, ...] | None = None
     points: tuple[tuple[Real, Real], ...] | None = None
+    boxes: tuple[tuple[Real, Real, Real, Real], ...] | None = None
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> LayoutEntry:
-        if (self.masks is None) == (self.points is None):
-            raise ValueError("expected either 'masks' or 'points', one for each concept, exactly one of the two")
+    def _one_of_three(self) -> LayoutEntry:
+        if sum(places is not None for places in (self.masks, self.points, self.boxes)) != 1:
+            raise ValueError("expected either 'masks', 'points' or 'boxes', one for each concept, exactly one of them")
         return self
+
+    @property
+    def kind(self) -> str:
+        """The name of the field that says where the concepts are."""
+        return next(name for name in ("masks", "points", "boxes") if getattr(self, name) is not None)
 
 
 class PlacementEntry(Settings):
@@ -196,9 +203,9 @@ class Recipe(Settings):
         concepts = info.data.get("concepts", ())
         if layout is None:
             if concepts:
-                raise ValueError("concepts need a layout; give its 'image', 'prompt', and 'masks' or 'points'")
+                raise ValueError("concepts need a layout; give its 'image', 'prompt', and 'masks', 'points' or 'boxes'")
             return layout
-        kind = "masks" if layout.masks is not None else "points"
+        kind = layout.kind
         places = getattr(layout, kind)
         if "concepts" in info.data and concepts and len(places) != len(concepts):
             raise ValueError(

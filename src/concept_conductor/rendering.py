@@ -228,7 +228,7 @@ def open_files(
         masks = None
         if given.masks is not None:
             masks = [opened(load_mask, "layout", "masks", index) for index in range(len(given.masks))]
-        layout = Layout(opened(load_image, "layout", "image"), given.prompt, masks, given.points)
+        layout = Layout(opened(load_image, "layout", "image"), given.prompt, masks, given.points, given.boxes)
     if (into := recipe.placement) is not None:
         image, mask = opened(load_image, "placement", "image"), opened(load_mask, "placement", "mask")
         placement = Placement(image, mask, into.prompt, into.background)
@@ -320,8 +320,7 @@ def check_fit(
     try:
         layout.mask_source(len(concepts), (recipe.width, recipe.height), grid, refinement)
     except ConductorError as error:
-        kind = "masks" if layout.masks is not None else "points"
-        raise recipe.error(("layout", kind), str(error)) from error
+        raise recipe.error(("layout", layout.kind), str(error)) from error
 
 
 def settings_of(recipe: Recipe, defaults: Defaults) -> SamplingSettings:

@@ -85,7 +85,7 @@ def make_scene(
         if concepts:
             refinement = settings.refinement or backbone.defaults.refinement
             masks = layout.mask_source(len(concepts), size, latent_size, refinement)
-        if settings.alignment is not None or layout.points is not None:
+        if settings.alignment is not None or layout.masks is None:  # regions are looked up in it
             reference = inversion_source(backbone, layout.image, layout.prompt, size, settings.inversion)
     return Scene(
         text=Conditioning.stack(texts),
