@@ -1,0 +1,180 @@
+"""`conductor evaluate`: make a benchmark's pictures by several methods, score them, write tables and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from concept_conductor.cli import hide_loading_bars
+from concept_conductor.errors import ConductorError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from concept_conductor.evaluation.benchmark import Benchmark
+    from concept_conductor.evaluation.folder import ResultsFolder
+    from concept_conductor.evaluation.jobs import Job
+    from concept_conductor.evaluation.running import Runner
+    from concept_conductor.rendering import StepReport
+
+
+def evaluate(
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            help="A benchmark file, or one that is shipped: mini-look-alikes, mini-three-concepts, paper.",
+            metavar="BENCHMARK.yaml",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; what is there is not made again. [outputs/NAME]")
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="A named part of the benchmark.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Names with commas between.", metavar="NAME,...")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Names with commas between.", metavar="NAME,...")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Make the pictures on a Ray cluster: HOST:PORT, auto or local.", metavar="ADDRESS"),
+    ] = None,
+    only_images: Annotated[bool, typer.Option("--only-images", help="Leave scoring to another time.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the benchmark to this file, to start your own from, and stop.")
+    ] = None,
+) -> None:
+    """Make a benchmark's pictures by several methods, score them, and write tables, plots and a page.
+
+    May be interrupted, run again and extended at any time: only what is missing is made or measured.
+    """
+    hide_loading_bars()
+    from concept_conductor.evaluation.shipped import open_benchmark
+
+    if write is not None:
+        write_copy(benchmark, write)
+        return
+    chosen = open_benchmark(benchmark)
+    if subset is not None:
+        chosen = chosen.subset(subset)
+    from concept_conductor.evaluation.folder import ResultsFolder
+    from concept_conductor.evaluation.jobs import chosen_methods, plan
+    from concept_conductor.evaluation.table import import_pandas
+
+    wanted = chosen_methods(chosen, listed(methods))
+    measured = checked_metrics(listed(metrics) or chosen.metrics)
+    if not only_images:
+        import_pandas()  # what is missing is said before the long part, not after it
+    chosen.check_files()
+    folder = ResultsFolder.open(out or Path("outputs") / chosen.name, chosen)
+    jobs = plan(chosen, wanted, folder.layouts)
+    make_pictures(chosen, folder, jobs, runner_for(ray))
+    if only_images:
+        typer.echo(f"{len(jobs)} pictures in '{folder.path}'")
+        return
+    score_pictures(chosen, folder, jobs, measured)
+
+
+def write_copy(name: str, target: Path) -> None:
+    """Write a shipped benchmark as a file."""
+    from concept_conductor.evaluation.shipped import SHIPPED, text_of
+    from concept_conductor.files import written_whole
+
+    if name not in SHIPPED:
+        raise ConductorError(f"there is no shipped benchmark '{name}'; there are: {', '.join(SHIPPED)}")
+    if target.exists():
+        raise ConductorError(f"'{target}' is there already; give another name with --write")
+    with written_whole(target) as file:
+        file.write(text_of(name).encode())
+    typer.echo(str(target))
+
+
+def listed(names: str | None) -> list[str] | None:
+    """``a,b`` as a list."""
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def checked_metrics(names: Sequence[str] | None) -> list[str] | None:
+    """Names of metrics that there are; None for those that suit the model.
+
+    Raises:
+        ConductorError: there is no such metric.
+    """
+    from concept_conductor.evaluation.scoring import find_metrics
+
+    return None if names is None else [metric.name for metric in find_metrics(names)]
+
+
+def runner_for(address: str | None) -> Runner:
+    """Who makes the pictures."""
+    from concept_conductor.evaluation.running import LocalRunner
+
+    if address is None:
+        return LocalRunner()
+    from concept_conductor.scale.fan_out import RayRunner
+
+    return RayRunner(address)
+
+
+def make_pictures(benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], runner: Runner) -> None:
+    """Make what is missing, with a progress bar on stderr; what is done stays, however it ends."""
+    from concept_conductor.evaluation.running import run
+
+    done: list[Job] = []
+    status = "failed"
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task("looking what is there", total=len(jobs))
+
+            def on_done(job: Job) -> None:
+                done.append(job)
+                bar.update(task, completed=len(done), description=job.group.method.title)
+
+            def on_step(job: Job, report: StepReport) -> None:
+                what = "inverting the layout of" if report.preview is None else f"step {report.step}/{report.steps} of"
+                bar.update(task, description=f"{what} {job.group.scene.combination}, {job.group.method.title}")
+
+            run(folder, jobs, runner, on_done, on_step)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        typer.echo(
+            f"interrupted: {len(done)} of {len(jobs)} pictures are finished and kept in '{folder.path}'; the same "
+            "command goes on from there",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    except Exception:
+        if done:
+            typer.echo(f"{len(done)} of {len(jobs)} pictures are finished and kept in '{folder.path}'", err=True)
+        raise
+    finally:
+        folder.write_manifest(benchmark, jobs, status)
+
+
+def score_pictures(
+    benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], metrics: Sequence[str] | None
+) -> None:
+    """Score, write, and print the table."""
+    from concept_conductor.evaluation.evaluating import Evaluation
+    from concept_conductor.evaluation.table import markdown, summary
+
+    evaluation = Evaluation(benchmark, folder, jobs)
+    with progress_bar() as bar:
+        task = bar.add_task("scoring", total=len(jobs))
+        results = evaluation.score(metrics, lambda number, total: bar.update(task, completed=number, total=total))
+    written = evaluation.write(results)
+    titles = {job.group.method.name: job.group.method.title for job in jobs}
+    typer.echo(markdown(summary(results), titles))
+    typer.echo(f"{written[-1]}")
+
+
+def progress_bar() -> Progress:
+    """Done, of how many, and for how long still; on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    # of the last hour's pace: methods differ in speed, and pictures that were there already took no time
+    return Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600)

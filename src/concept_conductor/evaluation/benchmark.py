@@ -1,0 +1,375 @@
+"""Benchmark files: which pictures are made and compared, as YAML or JSON that people write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
+
+from concept_conductor.documents import Document, DocumentError, Place, named, read_document
+from concept_conductor.errors import ConductorError
+from concept_conductor.provenance import locate
+from concept_conductor.recipe import MAX_SEEDS, Count, LayoutEntry, Name, Real, Recipe, Seed, Text, parse_seeds
+from concept_conductor.settings import Settings
+
+MAX_COMPLAINTS = 20
+"""Missing files that are named one by one."""
+
+#: What a benchmark sets for each scene by itself.
+OF_THE_SCENE = ("model", "prompt", "prompt_2", "concepts", "layout", "placement", "seeds", "output")
+
+Seeds = Annotated[
+    tuple[Seed, ...],
+    BeforeValidator(parse_seeds),
+    Field(min_length=1, max_length=MAX_SEEDS),
+    AfterValidator(lambda seeds: tuple(dict.fromkeys(seeds))),
+]
+Word = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\x00-\x1f/\\]+$")]
+"""A name that may become part of a file's."""
+
+
+def _named_settings(value: Any) -> Any:
+    """Only what all pictures share: the rest the benchmark decides scene by scene."""
+    known = [name for name in Recipe.model_fields if name not in OF_THE_SCENE]
+    for name in value if isinstance(value, Mapping) else ():
+        if name not in known:
+            raise ValueError(f"'{name}' is no setting of a benchmark; expected some of {', '.join(known)}")
+    return value
+
+
+def _listed_concepts(value: Any) -> Any:
+    """``[dog, cat]`` is a combination with nothing but its concepts."""
+    return {"concepts": value} if isinstance(value, list) else value
+
+
+SharedSettings = Annotated[dict[str, Any], BeforeValidator(_named_settings)]
+
+
+class BenchmarkConcept(Settings):
+    """A concept of a benchmark.
+
+    Attributes:
+        file: its file, or the name of a shipped one (``mini/NAME``).
+        class_words: what it is in plain words ("dog"): prompts say so, detectors look for it.
+        weight: how strongly its low-rank weights apply; None for the pipeline's own.
+        references: pictures of it that likeness is measured against; or
+        design: its design in the sticker world, which then draws the references.
+    """
+
+    file: Name
+    class_words: Text = ""
+    weight: Annotated[Real, Field(ge=-10, le=10)] | None = None
+    references: tuple[Name, ...] = ()
+    design: Text | None = None
+
+
+class StickerLayout(Settings):
+    """A layout that the sticker world draws, with objects of the concepts' classes in designs that the base knows.
+
+    Attributes:
+        backdrop: a background of that world ("beach").
+        seed: of the drawing.
+    """
+
+    backdrop: Text
+    seed: Seed = 0
+
+
+class PromptEntry(Settings):
+    """A base prompt; ``{1}`` in it is the class words of the combination's first concept.
+
+    Attributes:
+        text: the prompt.
+        name: for tables and files; its number if not given.
+        replaces: the words that placeholders replace; the class words if not given.
+        layout, drawn: the layout reference, one of the two; else the combination's, else the benchmark's.
+    """
+
+    text: Text
+    name: Word | None = None
+    replaces: tuple[Text, ...] | None = None
+    layout: LayoutEntry | None = None
+    drawn: StickerLayout | None = None
+
+
+class Combination(Settings):
+    """Concepts that appear together, in the layout's order.
+
+    Attributes:
+        concepts: their names.
+        name: for tables and files; the concepts' names joined if not given.
+        prompts: of its own, instead of the benchmark's.
+        layout, drawn: see :class:`PromptEntry`.
+    """
+
+    concepts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=8)]
+    name: Word | None = None
+    prompts: tuple[PromptEntry, ...] | None = None
+    layout: LayoutEntry | None = None
+    drawn: StickerLayout | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name, or its concepts'."""
+        return self.name or " + ".join(self.concepts)
+
+
+class Subset(Settings):
+    """A named part of a benchmark.
+
+    Attributes:
+        combinations, prompts: so many of the first.
+        seeds, methods: instead of the benchmark's.
+        settings: laid over the benchmark's.
+    """
+
+    combinations: Count | None = None
+    prompts: Count | None = None
+    seeds: Seeds | None = None
+    methods: tuple[Text, ...] | None = None
+    settings: SharedSettings = Field(default_factory=dict)
+
+
+class SceneSpec(Settings):
+    """One combination with one prompt: what all methods are asked for.
+
+    Attributes:
+        combination, prompt: their names.
+        text: the base prompt, class words filled in.
+        concepts: names, in the layout's order.
+        replaces: the words that placeholders replace.
+        layout, drawn: where it comes from; exactly one is given.
+        place: of the prompt in the file.
+        layout_place: of the layout.
+    """
+
+    combination: str
+    prompt: str
+    text: str
+    concepts: tuple[str, ...]
+    replaces: tuple[str, ...]
+    layout: LayoutEntry | None
+    drawn: StickerLayout | None
+    place: Place
+    layout_place: Place
+
+
+class Benchmark(Settings):
+    """Everything that decides a benchmark's pictures. Paths count from its file's folder.
+
+    Attributes:
+        name, version: results of another name or version are never mixed with these.
+        model: as in a recipe.
+        methods: names; None for all that are registered.
+        metrics: names; None for all.
+        settings: those of a recipe that all pictures share.
+        concepts: name -> concept.
+        combinations: which appear together.
+        prompts: for every combination without its own.
+        seeds: a picture for each.
+        layout, drawn: for every prompt without its own; ``{combination}`` and ``{prompt}`` in its texts are filled in.
+        subsets: named parts.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,79}$")]
+    version: Count
+    model: Name = "mini"
+    methods: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    settings: SharedSettings = Field(default_factory=dict)
+    concepts: Annotated[dict[Word, BenchmarkConcept], Field(min_length=1)]
+    combinations: Annotated[
+        tuple[Annotated[Combination, BeforeValidator(_listed_concepts)], ...], Field(min_length=1, max_length=1000)
+    ]
+    prompts: tuple[PromptEntry, ...] = ()
+    seeds: Seeds = (0,)
+    layout: LayoutEntry | None = None
+    drawn: StickerLayout | None = None
+    subsets: dict[str, Subset] = Field(default_factory=dict)
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document("the benchmark", {}))
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Benchmark:
+        """Read a benchmark file; the files that it names are looked at by :meth:`check_files`.
+
+        Raises:
+            DocumentError: it cannot be read or does not fit; each sentence names file, line and field.
+        """
+        return cls.from_document(read_document(path), Path(path).parent)
+
+    @classmethod
+    def from_document(cls, document: Document, folder: Path) -> Benchmark:
+        """A benchmark whose paths count from ``folder``."""
+        benchmark = document.validated(cls)
+        benchmark._document, benchmark._folder = document, folder
+        if complaints := list(benchmark._misfits()):
+            raise DocumentError("\n".join(complaints))
+        for scene in benchmark.scenes():
+            to_be_drawn = LayoutEntry(image="drawn", prompt=scene.text, masks=("drawn",) * len(scene.concepts))
+            benchmark.recipe(scene, scene.layout or to_be_drawn)
+        return benchmark
+
+    @property
+    def folder(self) -> Path:
+        """What its paths count from."""
+        return self._folder
+
+    @property
+    def source(self) -> str:
+        """The file it came from, for messages."""
+        return self._document.source
+
+    def complaint(self, place: Place, message: str) -> str:
+        """``message`` with the file, line and field it is about."""
+        line = self._document.line(place)
+        return f"{self.source}{f', line {line}' if line else ''}: '{named(place)}': {message}"
+
+    def subset(self, name: str) -> Benchmark:
+        """A named part, itself a benchmark of the same name and version.
+
+        Raises:
+            ConductorError: there is no subset of that name.
+        """
+        if name not in self.subsets:
+            known = ", ".join(self.subsets) or "none"
+            raise ConductorError(f"the benchmark '{self.name}' has no subset '{name}'; it has: {known}")
+        part = self.subsets[name]
+        combinations = tuple(
+            one.model_copy(update={"prompts": one.prompts and one.prompts[: part.prompts]})
+            for one in self.combinations[: part.combinations]
+        )
+        changes: dict[str, Any] = {"combinations": combinations, "prompts": self.prompts[: part.prompts]}
+        changes |= {key: value for key in ("seeds", "methods") if (value := getattr(part, key)) is not None}
+        return self.model_copy(update=changes | {"settings": self.settings | part.settings})
+
+    def scenes(self) -> Iterator[SceneSpec]:
+        """Every combination with every prompt of its."""
+        for index, one in enumerate(self.combinations):
+            own: Place = ("combinations", index)
+            place: Place = (*own, "prompts") if one.prompts is not None else ("prompts",)
+            for number, prompt in enumerate(one.prompts if one.prompts is not None else self.prompts):
+                yield self._scene(one, own, prompt, (*place, number))
+
+    def _scene(self, one: Combination, own: Place, prompt: PromptEntry, place: Place) -> SceneSpec:
+        classes = [self.concepts[name].class_words for name in one.concepts]
+        text = prompt.text
+        for number, words in enumerate(classes, 1):
+            text = text.replace(f"{{{number}}}", words)
+        title, label = one.title, prompt.name or str(int(place[-1]) + 1)
+        places: tuple[tuple[PromptEntry | Combination | Benchmark, Place], ...] = (
+            (prompt, place),
+            (one, own),
+            (self, ()),
+        )
+        giver, giving = next(((g, p) for g, p in places if g.layout or g.drawn), (prompt, place))
+        layout = giver.layout and _filled(giver.layout, {"combination": title, "prompt": label, "text": text})
+        return SceneSpec(
+            combination=title,
+            prompt=label,
+            text=text,
+            concepts=one.concepts,
+            replaces=tuple(dict.fromkeys(prompt.replaces or classes)),
+            layout=layout,
+            drawn=giver.drawn,
+            place=place,
+            layout_place=(*giving, "layout"),
+        )
+
+    def recipe(self, scene: SceneSpec, layout: LayoutEntry) -> Recipe:
+        """The recipe of a scene by the full method, without seeds; its messages name the benchmark's lines."""
+        entries = [
+            {"file": subject.file, "replaces": list(scene.replaces)}
+            | ({} if subject.weight is None else {"weight": subject.weight})
+            for subject in (self.concepts[name] for name in scene.concepts)
+        ]
+        data = {
+            **self.settings,
+            "model": self.model,
+            "prompt": scene.text,
+            "concepts": entries,
+            "layout": layout.model_dump(exclude_none=True),
+        }
+        lines: dict[Place, int] = {}
+        for place, line in self._document.lines.items():
+            if place[:1] == ("settings",):
+                lines[place[1:]] = line
+            if place[: len(scene.layout_place)] == scene.layout_place:
+                lines[("layout", *place[len(scene.layout_place) :])] = line
+            if place == (*scene.place, "text"):
+                lines["prompt",] = line
+            for index, name in enumerate(scene.concepts):
+                if place[:2] == ("concepts", name):
+                    lines[("concepts", index, *place[2:])] = line
+        return Recipe.from_document(Document(self.source, data, lines), self.folder)
+
+    def check_files(self) -> None:
+        """Look whether every file that is named is there.
+
+        Raises:
+            DocumentError: some are not; a sentence for each, up to twenty.
+        """
+        missing = []
+        for place, name in dict.fromkeys(self._files()):
+            try:
+                there = locate(name, self.folder).exists()
+            except ConductorError as error:
+                missing.append(self.complaint(place, str(error)))
+                continue
+            if not there:
+                missing.append(self.complaint(place, f"there is no file '{self.folder / name}'"))
+        if len(missing) > MAX_COMPLAINTS:
+            missing[MAX_COMPLAINTS:] = [f"... and {len(missing) - MAX_COMPLAINTS} more files are missing"]
+        if missing:
+            raise DocumentError("\n".join(missing))
+
+    def _files(self) -> Iterator[tuple[Place, str]]:
+        for name, subject in self.concepts.items():
+            yield ("concepts", name, "file"), subject.file
+            for index, reference in enumerate(subject.references):
+                yield ("concepts", name, "references", index), reference
+        for scene in self.scenes():
+            if scene.layout is not None:
+                for place, file in self.recipe(scene, scene.layout).files().items():
+                    if place[0] == "layout":
+                        yield (*scene.layout_place, *place[1:]), file
+
+    def _misfits(self) -> Iterator[str]:
+        """What a single field does not show to be wrong."""
+        for name, subject in self.concepts.items():
+            place: Place = ("concepts", name)
+            if not subject.class_words.strip():
+                yield self.complaint(place, "the concept has no 'class_words'; say what it is, such as dog")
+            if (not subject.references) == (subject.design is None):
+                yield self.complaint(place, "the concept has no 'references'; give pictures of it to measure by")
+        for index, one in enumerate(self.combinations):
+            for number, name in enumerate(one.concepts):
+                if name not in self.concepts:
+                    known = ", ".join(self.concepts)
+                    place = ("combinations", index, "concepts", number)
+                    yield self.complaint(place, f"there is no concept '{name}'; there are: {known}")
+            if not (self.prompts if one.prompts is None else one.prompts):
+                yield self.complaint(("combinations", index), "it has no prompts, and neither has the benchmark")
+        titles = [one.title for one in self.combinations]
+        for index, title in enumerate(titles):
+            if title in titles[:index]:
+                yield self.complaint(("combinations", index), f"a second one named '{title}'; give it another 'name'")
+        if all(name in self.concepts for one in self.combinations for name in one.concepts):
+            for scene in self.scenes():
+                if (scene.layout is None) == (scene.drawn is None):
+                    yield self.complaint(scene.place, "expected a layout here, for its combination or for all of them")
+
+
+def _filled(layout: LayoutEntry, words: Mapping[str, str]) -> LayoutEntry:
+    """A layout entry with the names of the scene in its texts."""
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            for key, word in words.items():
+                value = value.replace(f"{{{key}}}", word)
+        return tuple(map(fill, value)) if isinstance(value, tuple) else value
+
+    return layout.model_copy(update={name: fill(getattr(layout, name)) for name in type(layout).model_fields})

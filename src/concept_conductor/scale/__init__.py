@@ -1,0 +1,1 @@
+"""Many machines: jobs fanned out on Ray (the `ray` extra)."""

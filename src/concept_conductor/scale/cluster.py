@@ -1,0 +1,83 @@
+"""Reaching a Ray cluster, or saying at once why not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from concept_conductor.errors import ConductorError
+
+TIMEOUT = 5.0
+"""Seconds to wait for an address to answer; Ray itself would wait for minutes."""
+CPU_SHARE = 2
+"""CPUs for each worker on machines without GPU."""
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Ray, connected to ``address`` as long as the block lasts.
+
+    Args:
+        address: ``HOST:PORT``, ``ray://HOST:PORT``, "auto" (the cluster of this machine), or "local" (a cluster of
+            this machine alone, ended afterwards). A connection that is there already is used and left alone.
+
+    Raises:
+        ConductorError: Ray is not installed, or there is no cluster at that address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConductorError("Ray is not installed; pip install 'concept-conductor[ray]'") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about its future default
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options |= {"address": "local", "include_dashboard": False}
+    else:
+        if address != "auto":
+            _knock(address)
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise ConductorError(
+            f"no Ray cluster could be reached at '{address}' ({reason}); start one with ray start --head, or use "
+            "--ray local"
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Look whether anyone listens."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+        raise ConductorError(f"the Ray address '{address}' is none; expected HOST:PORT, ray://HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), TIMEOUT).close()
+    except OSError as error:
+        raise ConductorError(
+            f"no Ray cluster answers at '{address}' ({error.strerror or error}); check the address and that ray start "
+            "--head runs there"
+        ) from error
+
+
+def shares(ray: Any) -> tuple[int, dict[str, float]]:
+    """How many workers the cluster has room for, and what each takes: a GPU, or a share of CPUs."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    if gpus:
+        return gpus, {"num_gpus": 1, "num_cpus": 1}
+    share = min(CPU_SHARE, max((int(node.get("CPU", 0)) for node in nodes), default=0))
+    if not share:
+        raise ConductorError("the Ray cluster has neither CPUs nor GPUs to work on; start nodes with ray start")
+    return int(sum(node.get("CPU", 0) // share for node in nodes)), {"num_cpus": share}

@@ -1,0 +1,89 @@
+"""Jobs on a real local cluster of two nodes, of which one and a worker are killed in mid-run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.benchmark import Benchmark
+from concept_conductor.evaluation.jobs import Job, chosen_methods, plan
+from concept_conductor.evaluation.running import LocalRunner
+from concept_conductor.scale.fan_out import RayRunner
+
+ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+
+def jobs_of(file: Path) -> list[Job]:
+    benchmark = Benchmark.load(file)
+    return plan(benchmark, chosen_methods(benchmark), file.parent / "drawn")
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch):
+    """Two nodes with room for one worker each, and nothing left of them afterwards."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    small = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args=small)
+    made.add_node(num_cpus=2, object_store_memory=80 * 2**20)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+    _, alive = psutil.wait_procs(
+        [child for child in psutil.Process().children(recursive=True) if child.pid not in before], timeout=10
+    )
+    assert not alive
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_killed_worker_and_a_killed_node_lose_and_double_nothing(benchmark_file: Path, cluster, caplog) -> None:
+    benchmark_file.write_text(benchmark_file.read_text().replace("seeds: 0-1", "seeds: 0-2"))
+    jobs = jobs_of(benchmark_file)
+    alone = {job.key: painted for job, painted in LocalRunner().paint_all(jobs, lambda job, report: None)}
+    far = next(node for node in cluster.list_all_nodes() if not node.head)
+    made, killed = {}, []
+    for job, painted in RayRunner(cluster.address).paint_all(jobs, lambda job, report: None):
+        assert job.key not in made
+        made[job.key] = painted
+        worker = painted.record["worker"]
+        if worker["node"] == far.node_id and "node" not in killed:
+            cluster.remove_node(far, allow_graceful=False)
+            killed.append("node")
+        elif worker["node"] != far.node_id and "worker" not in killed:
+            os.kill(worker["process"], signal.SIGKILL)
+            killed.append("worker")
+    assert sorted(killed) == ["node", "worker"]
+    assert caplog.text.count("a Ray worker was lost") >= 2
+    assert set(made) == set(alone)
+    for key, painted in alone.items():
+        # the same thread count in every process: the same sums in the same order
+        np.testing.assert_array_equal(made[key].image, painted.image)
+        np.testing.assert_array_equal(made[key].masks, painted.masks)
+
+
+@pytest.mark.parametrize("address", ["nobody", "localhost:0", "ray://x"])
+def test_no_address(address: str, benchmark_file: Path) -> None:
+    with pytest.raises(ConductorError, match="expected HOST:PORT, ray://HOST:PORT, auto or local"):
+        list(RayRunner(address).paint_all(jobs_of(benchmark_file), lambda job, report: None))
+
+
+def test_nobody_answers(benchmark_file: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        start = time.perf_counter()
+        with pytest.raises(ConductorError, match=f"no Ray cluster answers at '{address}'"):
+            list(RayRunner(address).paint_all(jobs_of(benchmark_file), lambda job, report: None))
+    assert time.perf_counter() - start < 10
