@@ -12,10 +12,9 @@ from typing import Any
 
 from concept_conductor import __version__
 from concept_conductor.documents import Place
-from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark import Benchmark, SceneSpec
 from concept_conductor.evaluation.drawings import layout_of
-from concept_conductor.evaluation.methods import METHODS, Method
+from concept_conductor.evaluation.methods import METHODS, Method, find_methods
 from concept_conductor.files import sha256_of
 from concept_conductor.provenance import locate_model, model_sha256
 from concept_conductor.recipe import Recipe
@@ -93,11 +92,7 @@ def chosen_methods(benchmark: Benchmark, names: Sequence[str] | None = None) -> 
     Raises:
         ConductorError: there is no such method.
     """
-    wanted = list(dict.fromkeys(names or benchmark.methods or METHODS))
-    for name in wanted:
-        if name not in METHODS:
-            raise ConductorError(f"there is no method '{name}'; expected some of {', '.join(METHODS)}")
-    return [METHODS[name] for name in wanted]
+    return find_methods(list(names or benchmark.methods or METHODS))
 
 
 def plan(benchmark: Benchmark, methods: Sequence[Method], folder: Path) -> list[Job]:
