@@ -36,6 +36,7 @@ COMMANDS = {
     "doctor": Entry("doctor", "doctor", "Say what a recipe needs before it runs, and what is wrong with it."),
     "score": Entry("score", "score", "Measure how well pictures show their concepts and fit their prompt."),
     "evaluate": Entry("evaluate", "evaluate", "Make a benchmark's pictures by several methods, and compare them."),
+    "study": Entry("study", "study", "Make a user study of a benchmark's pictures, or its table."),
     "train": Entry("train", "train", "Learn a concept from a few pictures."),
     "concept": Entry("concept", "app", "Look into concept files and convert them."),
     "mini": Entry("mini", "app", "Train the embedded model, and measure it."),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark import Benchmark
+from concept_conductor.evaluation.drawings import references_of
 from concept_conductor.evaluation.jobs import Job
 from concept_conductor.evaluation.painting import Painted
 from concept_conductor.files import sha256_of, written_whole
@@ -24,6 +25,7 @@ from concept_conductor.provenance import Provenance, versions
 FORMAT = 1
 MAX_RECORD = 2**20
 """Bytes of a record that is read."""
+MAX_MANIFEST = 2**28
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class ResultsFolder:
             "prompt": job.group.scene.prompt,
             "text": job.group.scene.text,
             "seed": job.seed,
+            "concepts": list(job.group.scene.concepts),
             "masks": [count, height, width],
             **painted.record,
         }
@@ -139,6 +142,11 @@ class ResultsFolder:
             "seconds": round(sum(record["seconds"] for record in finished), 1),
             "versions": versions(),
             "model": jobs[0].group.model if jobs else None,
+            "methods": {job.group.method.name: job.group.method.title for job in jobs},
+            "references": {
+                name: [self._named(file) for file in references_of(benchmark, name, self.references)]
+                for name in dict.fromkeys(name for job in jobs for name in job.group.scene.concepts)
+            },
             "files": {str(path): job.group.hashes[place] for job in jobs for place, path in job.group.paths.items()},
             "settings": benchmark.model_dump(mode="json", include={"settings", "seeds", "methods", "model"}),
             "pictures": [_without_recipe(record) for record in finished],
@@ -146,9 +154,32 @@ class ResultsFolder:
         self._write(self.path / "manifest.json", manifest)
         return manifest
 
+    def _named(self, file: Path) -> str:
+        """A file as the manifest names it: what lies in this folder by its place in it."""
+        whole, own = file.resolve(), self.path.resolve()
+        return (whole.relative_to(own) if whole.is_relative_to(own) else whole).as_posix()
+
     def _write(self, path: Path, record: Mapping[str, Any]) -> None:
         with written_whole(path) as file:
             file.write(json.dumps(record, indent=1, ensure_ascii=False, default=str).encode() + b"\n")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a results folder.
+
+    Raises:
+        ConductorError: it is none, or of another format.
+    """
+    manifest = _record(path / "manifest.json", MAX_MANIFEST)
+    if manifest is None:
+        raise ConductorError(
+            f"'{path}' holds no results (manifest.json is missing or damaged); give conductor evaluate's"
+        )
+    if manifest.get("format") != FORMAT:
+        raise ConductorError(
+            f"'{path}' holds results of format {manifest.get('format')}, but this version reads {FORMAT}"
+        )
+    return manifest
 
 
 def check_sizes(folder: ResultsFolder, jobs: Sequence[Job]) -> tuple[int, int]:
@@ -178,10 +209,10 @@ def _without_recipe(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "versions": provenance["versions"], "device": provenance["recipe"]["device"]}
 
 
-def _record(path: Path) -> dict[str, Any] | None:
+def _record(path: Path, most: int = MAX_RECORD) -> dict[str, Any] | None:
     """A JSON object from a file; None where there is none or it is damaged."""
     with suppress(OSError, ValueError, RecursionError):
-        if path.is_file() and path.stat().st_size <= MAX_RECORD:
+        if path.is_file() and path.stat().st_size <= most:
             data = json.loads(path.read_text(encoding="utf-8"))
             return data if isinstance(data, dict) else None
     return None

@@ -32,6 +32,7 @@ from concept_conductor.images import MASK_COLOURS, load_image
 if TYPE_CHECKING:
     import pandas as pd
 
+HEADINGS = {"means": "Means", "differences": "Paired differences to the full method"}
 TEMPLATE = Path(__file__).parent / "report.html"
 SIDE = 256
 """Longest side of a reduced copy."""
@@ -129,7 +130,7 @@ def _table(table: pd.DataFrame, titles: Mapping[str, str], part: str) -> str:
         return ""
     metrics = list(dict.fromkeys(held["metric"]))
     lines = "".join(f"<th>{escape(arrowed(name))}</th>" for name in metrics)
-    caption = "Paired differences to the full method" if part == "difference" else "Means"
+    caption = HEADINGS["differences" if part == "difference" else "means"]
     rows = [f"<tr><th>method</th>{lines}</tr>"]
     for method in dict.fromkeys(held["method"]):
         cells = []
@@ -151,7 +152,7 @@ def _table(table: pd.DataFrame, titles: Mapping[str, str], part: str) -> str:
             interval = f"<small>{entry[low]:.3f} to {entry[high]:.3f}</small>" if math.isfinite(entry[low]) else ""
             cells.append(f'<td class="{kind}">{entry[part]:.3f}{interval}</td>')
         rows.append(f"<tr><td>{escape(titles[method])}</td>{''.join(cells)}</tr>")
-    return f'<p class="soft">{caption}</p><div class="wide"><table>{"".join(rows)}</table></div>'
+    return f'<h3>{caption}</h3><div class="wide"><table>{"".join(rows)}</table></div>'
 
 
 def _pictures_of(plots: Mapping[str, bytes]) -> str:
@@ -162,7 +163,7 @@ def _pictures_of(plots: Mapping[str, bytes]) -> str:
             continue
         light, dark = (_uri(plots[f"{what}-{theme}.svg"], "svg+xml") for theme in ("light", "dark"))
         shown.append(
-            f'<p class="plot"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+            f'<h3>{HEADINGS[what]}</h3><p class="plot"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
             f'<img src="{light}" alt="{what} of each metric by method, with intervals"></picture></p>'
         )
     return "".join(shown)

@@ -83,6 +83,7 @@ def _figure(
     longest = max(len(titles.get(method, method)) for method in methods)
     size = (PANEL[0] * across + 0.07 * longest, (PANEL[1] * len(methods) + HEAD) * down)
     figure = Figure(figsize=size, layout="constrained", facecolor=theme.paper)
+    figure.get_layout_engine().set(hspace=0.08, wspace=0.04)
     panels = figure.subplots(down, across, squeeze=False, sharey=True)
     for number, panel in enumerate(panels.flat):
         if number >= len(metrics):

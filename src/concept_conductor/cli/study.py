@@ -1,0 +1,92 @@
+"""`conductor study`: the paper's user study as a page, and the table from the answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from concept_conductor.errors import ConductorError
+
+if TYPE_CHECKING:
+    from concept_conductor.evaluation.study import Shown
+
+
+def study(
+    folder: Annotated[
+        Path, typer.Argument(help="A results folder of conductor evaluate.", metavar="DIR", show_default=False)
+    ],
+    more: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
+    answers: Annotated[
+        list[Path] | None, typer.Option(help="Files of answers: print the table.", metavar="FILE.csv ...")
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Pictures that each person judges, at most.", min=1)] = 40,
+    seed: Annotated[int, typer.Option(help="Chooses other pictures and names.", min=0)] = 0,
+    methods: Annotated[
+        str | None, typer.Option(help="Names with commas between; all if not given.", metavar="NAME,...")
+    ] = None,
+) -> None:
+    """Make a page on which people judge pictures blind, or the table from their answers.
+
+    The page (DIR/study) asks of each picture how well it fits its text, and how much each concept is like its
+    references, from 1 to 5. Whose pictures they are stands in DIR/study-key.json alone: give that to nobody.
+    """
+    from concept_conductor.evaluation.folder import read_manifest
+    from concept_conductor.evaluation.study import choose, table, write_study
+
+    manifest = read_manifest(folder)
+    if answers:
+        print_table(table(folder, [*answers, *(more or ())]), manifest["methods"])
+        return
+    if more:
+        raise ConductorError(f"'{more[0]}' came after the folder; files of answers stand after --answers")
+    found = shown(folder, manifest)
+    if methods is not None:
+        wanted = [name.strip() for name in methods.split(",")]
+        for name in wanted:
+            if name not in manifest["methods"]:
+                known = ", ".join(manifest["methods"])
+                raise ConductorError(f"'{folder}' holds no pictures by a method '{name}'; it has: {known}")
+        found = [picture for picture in found if picture.method in wanted]
+    chosen = choose(found, pictures, seed)
+    page = write_study(folder, f"Judging {len(chosen)} pictures", chosen, seed)
+    typer.echo(str(page))
+
+
+def shown(folder: Path, manifest: dict[str, Any]) -> list[Shown]:
+    """The pictures of a results folder.
+
+    Raises:
+        ConductorError: a reference is missing.
+    """
+    from concept_conductor.evaluation.study import Shown
+
+    references = {name: [folder / file for file in files] for name, files in manifest["references"].items()}
+    for name, files in references.items():
+        for file in files:
+            if not file.is_file():
+                raise ConductorError(f"the reference '{file}' of '{name}' is missing; run conductor evaluate again")
+    return [
+        Shown(
+            entry["method"],
+            entry["combination"],
+            entry["prompt"],
+            entry["seed"],
+            entry["text"],
+            folder / "images" / f"{entry['key']}.png",
+            {name: references[name] for name in entry["concepts"]},
+        )
+        for entry in manifest["pictures"]
+    ]
+
+
+def print_table(rows: list[dict[str, Any]], titles: dict[str, str]) -> None:
+    """As Markdown."""
+    from concept_conductor.evaluation.table import shown_estimate
+
+    typer.echo("| method | people | pictures | text | image |\n| --- | ---: | ---: | ---: | ---: |")
+    for row in rows:
+        text, image = (shown_estimate(*(row[f"{n}{end}"] for end in ("", "_low", "_high"))) for n in ("text", "image"))
+        title = titles.get(row["method"], row["method"])
+        typer.echo(f"| {title} | {row['people']} | {row['pictures']} | {text} | {image} |")
