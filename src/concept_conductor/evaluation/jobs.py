@@ -15,8 +15,7 @@ from concept_conductor.documents import Place
 from concept_conductor.evaluation.benchmark import Benchmark, SceneSpec
 from concept_conductor.evaluation.drawings import layout_of
 from concept_conductor.evaluation.methods import METHODS, Method, find_methods
-from concept_conductor.files import sha256_of
-from concept_conductor.provenance import locate_model, model_sha256
+from concept_conductor.provenance import locate_model, model_sha256, sha256_at
 from concept_conductor.recipe import Recipe
 from concept_conductor.rendering import located_files
 
@@ -118,9 +117,9 @@ def _jobs(
     for scene in benchmark.scenes():
         recipe = benchmark.recipe(scene, layout_of(benchmark, scene, folder))
         paths = {place: Path(path) for place, path in located_files(recipe).items()}
-        for path in paths.values():
+        for place, path in paths.items():
             if path not in known:
-                known[path] = sha256_of(path)
+                known[path] = sha256_at(place, path)
         hashes = {place: known[path] for place, path in paths.items()}
         for method in methods:
             group = Group(method, scene, recipe, paths, hashes, model)
