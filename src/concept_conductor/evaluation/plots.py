@@ -76,14 +76,14 @@ def _figure(
     part: pd.DataFrame, titles: Mapping[str, str], columns: tuple[str, str, str], theme: Theme, *, zero: bool
 ) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     metrics, methods = list(dict.fromkeys(part["metric"])), list(dict.fromkeys(part["method"]))
     across = min(COLUMNS, len(metrics))
     down = -(-len(metrics) // across)
     longest = max(len(titles.get(method, method)) for method in methods)
     size = (PANEL[0] * across + 0.07 * longest, (PANEL[1] * len(methods) + HEAD) * down)
-    figure = Figure(figsize=size, layout="constrained", facecolor=theme.paper)
-    figure.get_layout_engine().set(hspace=0.08, wspace=0.04)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(hspace=0.08, wspace=0.04), facecolor=theme.paper)
     panels = figure.subplots(down, across, squeeze=False, sharey=True)
     for number, panel in enumerate(panels.flat):
         if number >= len(metrics):

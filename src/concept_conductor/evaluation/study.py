@@ -115,10 +115,10 @@ def write_study(folder: Path, title: str, chosen: Sequence[Shown], seed: int) ->
     draw.shuffle(items)  # nor does their order in the page tell anything
     data = json.dumps({"study": study, "items": items}, ensure_ascii=False).replace("<", "\\u003c")
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(title), data=data)
-    with written_whole(page / "index.html") as file:
-        file.write(text.encode())
-    with written_whole(folder / KEY) as file:
-        file.write(json.dumps({"study": study, "pictures": key}, indent=1, ensure_ascii=False).encode())
+    with written_whole(page / "index.html") as stream:
+        stream.write(text.encode())
+    with written_whole(folder / KEY) as stream:
+        stream.write(json.dumps({"study": study, "pictures": key}, indent=1, ensure_ascii=False).encode())
     return page / "index.html"
 
 
@@ -138,13 +138,13 @@ def table(folder: Path, answers: Iterable[Path]) -> list[dict[str, Any]]:
     key = _key(folder)
     given: dict[tuple[str, str], dict[str, int]] = {}
     for file in answers:
-        for row in _answers(file, key):
+        for entry in _answers(file, key):
             # who answers twice is heard once: the last answer counts
-            given.setdefault((row["picture"], row["rater"]), {})[row["question"]] = int(row["answer"])
+            given.setdefault((entry["picture"], entry["rater"]), {})[entry["question"]] = int(entry["answer"])
     if not given:
         raise ConductorError("the files of answers hold no answer; expected those that the study's page saved")
     rows = []
-    for method in dict.fromkeys(entry["method"] for entry in key["pictures"].values()):
+    for method in dict.fromkeys(picture["method"] for picture in key["pictures"].values()):
         own = {pair: marks for pair, marks in given.items() if key["pictures"][pair[0]]["method"] == method}
         row: dict[str, Any] = {
             "method": method,

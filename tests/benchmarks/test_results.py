@@ -1,0 +1,138 @@
+"""Jobs, the folder of results, tables and the page: with real pictures by the tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.benchmark import Benchmark
+from concept_conductor.evaluation.folder import ResultsFolder, check_sizes, read_manifest
+from concept_conductor.evaluation.jobs import Job, chosen_methods, plan
+from concept_conductor.evaluation.painting import Painter
+from concept_conductor.evaluation.running import LocalRunner, run
+from concept_conductor.provenance import Provenance
+
+
+def jobs_of(benchmark: Benchmark, folder: ResultsFolder) -> list[Job]:
+    return plan(benchmark, chosen_methods(benchmark), folder.layouts)
+
+
+@pytest.fixture
+def opened(benchmark_file: Path, tmp_path: Path) -> tuple[Benchmark, ResultsFolder, list[Job]]:
+    benchmark = Benchmark.load(benchmark_file)
+    folder = ResultsFolder.open(tmp_path / "results", benchmark)
+    return benchmark, folder, jobs_of(benchmark, folder)
+
+
+class Counting(LocalRunner):
+    """Counts what it is asked for, and is interrupted before one of them."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.asked: list[str] = []
+        self.stop = stop
+
+    def paint_all(self, jobs, on_step):  # type: ignore[no-untyped-def]
+        for job, painted in super().paint_all(jobs, on_step):
+            if len(self.asked) == self.stop:
+                raise KeyboardInterrupt
+            self.asked.append(job.key)
+            yield job, painted
+
+
+def test_jobs_differ_in_all_that_makes_a_picture(benchmark_file: Path, opened) -> None:
+    benchmark, folder, jobs = opened
+    assert len(jobs) == len({job.key for job in jobs}) == 2 * 4 * 2
+    assert [job.key for job in jobs_of(benchmark, folder)] == [job.key for job in jobs]
+    text = benchmark_file.read_text()
+    same = ("cache: inversions", "cache: elsewhere"), ("steps: 2, w", "paths_per_forward: 1, steps: 2, w")
+    other = ("on the beach", "at the beach"), ("steps: 2, w", "guidance_scale: 3.0, steps: 2, w")
+    for changes, equal in ((same, True), (other, False)):
+        for old, new in changes:
+            benchmark_file.write_text(text.replace(old, new))
+            changed = jobs_of(Benchmark.load(benchmark_file), folder)
+            assert (changed[0].key == jobs[0].key) is equal, (old, new)
+    benchmark_file.write_text(text)
+    Image.new("L", (64, 64), 255).save(benchmark_file.with_name("mask1.png"))
+    assert jobs_of(benchmark, folder)[0].key != jobs[0].key
+
+
+def test_a_run_goes_on_where_it_stopped_and_redoes_nothing(opened) -> None:
+    benchmark, folder, jobs = opened
+    jobs = jobs[:6]
+    first = Counting(stop=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, jobs, first, lambda job: None)
+    assert first.asked == [job.key for job in jobs[:2]]
+    before = folder.image(jobs[0].key).stat().st_mtime_ns
+    folder.image(jobs[1].key).write_bytes(b"damaged")  # as a failing disk would
+    second, done = Counting(), []
+    run(folder, jobs, second, lambda job: done.append(job.key))
+    assert second.asked == [job.key for job in jobs[1:]]
+    assert sorted(done) == sorted(job.key for job in jobs)
+    assert folder.image(jobs[0].key).stat().st_mtime_ns == before
+    assert not list(folder.path.rglob("*.part"))
+    manifest = folder.write_manifest(benchmark, jobs, "finished")
+    assert manifest["jobs"] == {"asked": 6, "finished": 6}
+    assert read_manifest(folder.path) == json.loads(json.dumps(manifest, default=str))
+    entry = manifest["pictures"][0]
+    assert entry["seconds"] > 0
+    assert entry["peak_memory_bytes"] > 10**7
+    assert entry["versions"]["torch"]
+    assert Provenance.read(folder.image(jobs[0].key)).seed == jobs[0].seed
+    assert folder.masks(jobs[0].key).shape == (2, 8, 8)
+    assert check_sizes(folder, jobs) == (64, 64)
+
+
+def test_pictures_do_not_depend_on_their_order(opened) -> None:
+    _, _, jobs = opened
+    forwards, backwards = Painter(), Painter()
+    chosen = [jobs[0], jobs[2], jobs[5]]
+    one = {job.key: forwards.paint(job).image for job in chosen}
+    other = {job.key: backwards.paint(job).image for job in reversed(chosen)}
+    for key, image in one.items():
+        np.testing.assert_array_equal(image, other[key])
+    assert not np.array_equal(*[image for image in one.values()][:2])
+
+
+def test_methods_change_the_recipe(opened) -> None:
+    _, _, jobs = opened
+    full, other = (next(job for job in jobs if job.group.method.name == name) for name in ("full", "no-alignment"))
+    painter = Painter()
+    records = [painter.paint(job).record["provenance"]["recipe"] for job in (full, other)]
+    assert records[0]["alignment"] is not None
+    assert records[1]["alignment"] is None
+    assert records[0]["seeds"] == records[1]["seeds"]
+
+
+def test_unknown_methods(opened) -> None:
+    with pytest.raises(ConductorError, match="there is no method 'best'; expected some of full"):
+        chosen_methods(opened[0], ["best"])
+
+
+def test_folders_of_other_things(benchmark_file: Path, opened, tmp_path: Path) -> None:
+    _, folder, _ = opened
+    benchmark_file.write_text(benchmark_file.read_text().replace("version: 1", "version: 2"))
+    newer = Benchmark.load(benchmark_file)
+    with pytest.raises(
+        ConductorError, match=r"holds results of tiny version 1 \(format 1\), but this is tiny version 2"
+    ):
+        ResultsFolder.open(folder.path, newer)
+    with pytest.raises(ConductorError, match="holds other files and no results"):
+        ResultsFolder.open(benchmark_file.parent, newer)
+    with pytest.raises(ConductorError, match="is a file; expected a folder"):
+        ResultsFolder.open(benchmark_file, newer)
+    with pytest.raises(ConductorError, match="holds no results"):
+        read_manifest(tmp_path)
+
+
+def test_pictures_of_other_sizes(opened) -> None:
+    _, folder, jobs = opened
+    run(folder, jobs[:2], LocalRunner(), lambda job: None)
+    Image.new("RGB", (32, 64)).save(folder.image(jobs[1].key))
+    with pytest.raises(ConductorError, match="has 32x64 pixels, but the others have 64x64"):
+        check_sizes(folder, jobs[:2])
