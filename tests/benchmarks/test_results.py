@@ -96,7 +96,7 @@ def test_pictures_do_not_depend_on_their_order(opened) -> None:
     other = {job.key: backwards.paint(job).image for job in reversed(chosen)}
     for key, image in one.items():
         np.testing.assert_array_equal(image, other[key])
-    assert not np.array_equal(*[image for image in one.values()][:2])
+    assert not np.array_equal(*list(one.values())[:2])
 
 
 def test_methods_change_the_recipe(opened) -> None:

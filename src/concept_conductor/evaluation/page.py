@@ -164,7 +164,8 @@ def _pictures_of(plots: Mapping[str, bytes]) -> str:
         light, dark = (_uri(plots[f"{what}-{theme}.svg"], "svg+xml") for theme in ("light", "dark"))
         shown.append(
             f'<h3>{HEADINGS[what]}</h3><p class="plot"><picture>'
-            f'<source media="(prefers-color-scheme: dark)" srcset="{dark}"><img src="{light}" alt="{what} by method"></picture></p>'
+            f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+            f'<img src="{light}" alt="{what} by method"></picture></p>'
         )
     return "".join(shown)
 
