@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from concept_conductor.backbones import Backbone
 from concept_conductor.concepts.concept import LowRank
-from concept_conductor.unet.layers import cross_attention_names, decoder_attention_names
+from concept_conductor.unet.layers import attention_layers, block_of, cross_attention_names
 
 
 class Stop(Exception):
@@ -75,14 +75,15 @@ def merge(unet: nn.Module, updates: Mapping[str, LowRank]) -> nn.Module:
 def equip(unet: Any, backbone: Backbone, texts: Tensor, **what: Any) -> None:
     """Put processors in: ``texts (guidance, layers, tokens, dim)``."""
     cross = {name: i for i, name in enumerate(cross_attention_names(unet))}
-    decoder = {name: i for i, name in enumerate(decoder_attention_names(unet))}
+    blocks = backbone.defaults.injection.blocks or ()
+    fused = {name: i for i, name in enumerate(name for name in attention_layers(unet) if block_of(name) in blocks)}
     stop = what.pop("stop", False)
     what = {"keep": None, "fuse": (), "masks": None, **what}
     unet.set_attn_processor(
         {
             f"{name}.processor": OwnText(
                 texts[:, cross[name]] if name in cross else None,
-                index=decoder.get(name),
+                index=fused.get(name),
                 stop=stop and name == backbone.layout_layer,
                 **what,
             )
@@ -135,7 +136,7 @@ def sample(
                 equip(model, backbone, texts[path], keep=kept[-1])
                 model(rows, t, encoder_hidden_states=texts[path, :, 0])
             model = copy.deepcopy(backbone.unet)
-            # the decoder's layers run in the order in which the concept paths kept their outputs
+            # layers run in the order in which the concept paths kept their outputs
             equip(model, backbone, texts[0], fuse=kept, masks=masks)
             conditional, unconditional = model(rows, t, encoder_hidden_states=texts[0, :, 0])[0]
             noise = (unconditional + guidance_scale * (conditional - unconditional))[None]

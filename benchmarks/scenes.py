@@ -9,7 +9,7 @@ from PIL import Image
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Layout
 from concept_conductor.backbones.text import TextReader
 from concept_conductor.concepts.concept import LowRank
-from concept_conductor.unet.layers import attention_layers, cross_attention_names, decoder_attention_names
+from concept_conductor.unet.layers import attention_layers, block_of, cross_attention_names
 
 RANK = 4
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -75,10 +75,10 @@ def owed(pipe: ConceptConductorPipeline, entry: ConceptPrompt, pixels: int) -> d
     pipe.unet(torch.zeros(1, 4, side, side, device=pipe.device), 1, encoder_hidden_states=text, **added)
     for hook in hooks:
         hook.remove()
-    guidance = 2
+    guidance, blocks = 2, pipe.defaults.injection.blocks or ()
     return {
         "weights": 4 * sum(matrix.numel() for update in entry.concept.unet.values() for matrix in update),
         "text": 4 * guidance * len(cross_attention_names(pipe.unet)) * text.numel(),
-        "features": 4 * guidance * sum(shapes[name].numel() for name in decoder_attention_names(pipe.unet)),
+        "features": 4 * guidance * sum(shapes[name].numel() for name in layers if block_of(name) in blocks),
         "mask attention": 4 * shapes[pipe.backbone.mask_layer][1] ** 2,
     }

@@ -113,7 +113,7 @@ def main() -> None:
 
     given = Masks(scene.masks.grid[None].to(options.device))  # type: ignore[attr-defined]
     with torch.no_grad(), multipath(backbone, scene.updates) as paths:
-        fusion = Fusion(given, Injection(), record=True)
+        fusion = Fusion(given, settings.injection or Injection(), record=True)
         paths.noise(latents, timesteps[len(timesteps) // 3], scene.text, slice(0, CONCEPTS + 1), fusion)
         attention = fusion.attention[0]
 

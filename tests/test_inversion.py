@@ -138,3 +138,25 @@ def test_visited_timesteps_are_the_schedulers(tiny_pipe: ConceptConductorPipelin
     for steps in (10, 250, 999):
         backbone.inverse_scheduler.set_timesteps(steps)
         assert visited_timesteps(backbone, steps) == backbone.inverse_scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize(("paths_per_forward", "widest"), [(None, 3), (1, 1), (2, 2)])
+def test_layout_features_take_no_wider_forwards_than_asked_for(
+    tiny_pipe: ConceptConductorPipeline,
+    call: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    paths_per_forward: int | None,
+    widest: int,
+) -> None:
+    rows: list[int] = []
+    original = Multipath.layout_keys
+
+    def count(self: Multipath, latents: torch.Tensor, t: torch.Tensor, *others: Any) -> torch.Tensor:
+        if t.ndim:  # several timesteps: the reference's features, not an alignment
+            rows.append(len(latents))
+        return original(self, latents, t, *others)
+
+    monkeypatch.setattr(Multipath, "layout_keys", count)
+    tiny_pipe(**{**call, "num_inference_steps": 10}, paths_per_forward=paths_per_forward)
+    assert sum(rows) == 4  # steps 0 to 3 of 10 are aligned
+    assert max(rows) == widest

@@ -142,7 +142,7 @@ def test_alignment_lowers_the_layout_loss(tiny_pipe: ConceptConductorPipeline, t
 
     backbone = tiny_pipe.backbone
     settings = filled(
-        backbone.defaults, alignment=Alignment(), refinement=None, steps=10, guidance_scale=7.5,
+        backbone.defaults, alignment=Alignment(), injection=None, refinement=None, steps=10, guidance_scale=7.5,
         paths_per_forward=None, inversion=Inversion(steps=50, cache=False),
     )  # fmt: skip
     source = inversion_source(backbone, picture("ref"), "a dog", (128, 128), settings.inversion)
@@ -164,6 +164,15 @@ def test_layout_from_points(tiny_pipe: ConceptConductorPipeline, tiny_call: dict
     left, right = out.masks[0]
     assert left[int(100 / 192 * 16), int(40 / 192 * 16)] and right[int(100 / 192 * 16), int(150 / 192 * 16)]
     assert not (left & right).any()
+
+
+def test_layout_from_boxes(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
+    layout = Layout(picture("ref"), "A dog and a cat in the street.", boxes=[(0, 48, 96, 192), (96, 48, 192, 192)])
+    out = tiny_pipe(**{**tiny_call, "layout": layout, "refinement": None, "alignment": None})
+    left, right = out.masks[0]
+    assert left.any() and right.any()
+    assert not left[:, 8:].any() and not right[:, :8].any()
+    assert not left[:4].any() and not right[:4].any()
 
 
 def test_output_types(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
@@ -299,7 +308,11 @@ class TestBadInput:
             (lambda: Layout(picture("ref"), "x", points=[(1, 1), (2, 2)]), "falls on the same region"),
             (lambda: Layout(picture("ref"), "x", masks=[picture("mask1"), Image.new("L", (9, 9))]), "mask 2 is empty"),
             (lambda: Layout(picture("ref"), "x", masks=[picture("mask1")] * 2), "mask 1 is wholly covered"),
-            (lambda: Layout(picture("ref"), "x"), "either masks= or points="),
+            (lambda: Layout(picture("ref"), "x"), "either masks= or points= or boxes="),
+            (lambda: Layout(picture("ref"), "x", boxes=[(1, 1, 60, 60)]), "1 boxes for 2 concepts"),
+            (lambda: Layout(picture("ref"), "x", boxes=[(9, 9, 9, 60), (9, 9, 60, 60)]), r"box 1 .* is empty"),
+            (lambda: Layout(picture("ref"), "x", boxes=[(0, 0, 60, 60), (9, 9, 193, 60)]), "box 2 .* reaches out of"),
+            (lambda: Layout(picture("ref"), "x", boxes=[(0, 0, 60, 60), (0, 0, 90, 90)]), "share 100% of the smaller"),
             (lambda: Layout("ref.png", "x", masks=[]), "must be a PIL image"),  # type: ignore[arg-type]
         ],
     )

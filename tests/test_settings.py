@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from concept_conductor import Alignment, Inversion, Refinement
+from concept_conductor import Alignment, ConceptConductorPipeline, Injection, Inversion, Refinement
+from concept_conductor.backbones.defaults import read_model_settings
+from concept_conductor.mini import MODEL_FOLDER
 from concept_conductor.settings import step_at
 
 
@@ -32,11 +34,26 @@ def test_windows_scale_with_the_run(steps: int, fraction: float) -> None:
         lambda: Refinement(start=0.5, end=0.4),
         lambda: Refinement(every=0),
         lambda: Inversion(steps=0),
+        lambda: Injection(blocks=()),
+        lambda: Injection(blocks=("decoder",)),  # type: ignore[arg-type]
     ],
 )
 def test_nonsense_is_refused(build: object) -> None:
     with pytest.raises(ValidationError):
         build()  # type: ignore[operator]
+
+
+def test_the_blocks_that_are_fused() -> None:
+    decoder = Injection(blocks=("up",), self_attention=False)
+    assert decoder.fuses("up", cross_attention=True)
+    assert not decoder.fuses("up", cross_attention=False)
+    assert not decoder.fuses("mid", cross_attention=True)
+
+
+def test_the_family_fuses_the_decoder_and_mini_all(tiny_pipe: ConceptConductorPipeline) -> None:
+    assert tiny_pipe.defaults.injection.blocks == ("up",)
+    mini = read_model_settings(MODEL_FOLDER, tiny_pipe.defaults)
+    assert mini.injection.blocks == ("down", "mid", "up")
 
 
 def test_settings_are_frozen() -> None:

@@ -11,7 +11,13 @@ from concept_conductor.unet.multipath import Multipath
 
 
 def align(
-    paths: Multipath, latents: Tensor, t: Tensor, reference: Tensor, text: Conditioning, settings: Alignment
+    paths: Multipath,
+    latents: Tensor,
+    t: Tensor,
+    reference: Tensor,
+    text: Conditioning,
+    settings: Alignment,
+    foreground: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One gradient step on the latents towards the layout of the reference.
 
@@ -25,6 +31,7 @@ def align(
         reference: the layout reference's keys at this timestep, ``(tokens, channels)``.
         text: conditioning of all paths.
         settings: filled.
+        foreground: ``(images, tokens)``, boolean: the tokens that the loss is the mean over; None for all.
 
     Returns:
         The new latents, and the loss of every path ``(paths,)`` before the step, unweighted, summed over images.
@@ -39,7 +46,11 @@ def align(
             leaf = latents.detach().requires_grad_()
             # (paths, images, tokens, channels)
             keys = paths.layout_keys(leaf, t, text, chunk, settings.gradient_checkpointing)
-            squares = (keys.float() - reference.float()).square().sum((1, 2, 3))
+            squares = (keys.float() - reference.float()).square()
+            if foreground is not None:
+                share = foreground.sum(-1).clamp(min=1) / foreground.shape[-1]
+                squares = squares * (foreground / share[:, None])[..., None]
+            squares = squares.sum((1, 2, 3))
             weight = path_weights(paths.count, settings.concept_weight).to(squares)[chunk]
             (gradient_of_chunk,) = torch.autograd.grad((squares * weight).sum(), leaf)
         gradient += gradient_of_chunk.float()

@@ -1,7 +1,8 @@
-"""Concept injection: the multipath forward with feature fusion, Eq. 4, and classifier-free guidance."""
+"""Concept injection: the multipath forward with guidance, and fusion of features, Eq. 4, or of noise, Eq. 3."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from concept_conductor.masks import Masks
@@ -30,7 +31,7 @@ def inject(
         masks: where each concept goes.
         text: conditioning of all paths, with or without the unconditional half.
         guidance_scale: g in ``ε = ε_u + g (ε_c - ε_u)``.
-        settings: which attention layers are fused; None for none.
+        settings: what is fused; None for nothing.
         record: also return the mask layer's self-attention probabilities.
 
     Returns:
@@ -39,20 +40,26 @@ def inject(
     fusion = Fusion(masks, settings or Injection(self_attention=False, cross_attention=False), record)
     # without fusion or recording nothing of a concept path reaches the picture
     chunks = paths.chunks() if settings is not None or record else [slice(0, 1)]
-    attention = None
+    attention, concepts = None, latents.new_empty(paths.count, *latents.shape)
     for chunk in chunks:
         noise = paths.noise(latents, t, text, chunk, fusion)
+        if settings is not None and settings.noise:
+            concepts[chunk] = guided(noise.transpose(0, 1), guidance_scale)
         if record:
             (part,) = fusion.attention
             fusion.attention.clear()
             # filled part by part: joined at the end, all paths' probabilities would be in memory twice
             attention = part.new_empty(paths.count, *part.shape[1:]) if attention is None else attention
             attention[chunk] = part
-    return guided(noise[0], guidance_scale), attention
+    prediction = guided(noise[0], guidance_scale)
+    if settings is not None and settings.noise:
+        for concept, mask in zip(concepts[1:], masks.grid.unbind(1), strict=True):
+            prediction = torch.where(mask[:, None], concept, prediction)  # Eq. 3
+    return prediction, attention
 
 
 def guided(noise: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance of ``(guidance, images, 4, h, w)``; the conditional half alone is taken as it is."""
+    """Classifier-free guidance of ``(guidance, ...)``; the conditional half alone is taken as it is."""
     if len(noise) == 1:
         return noise[0]
     conditional, unconditional = noise

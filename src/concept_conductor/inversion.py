@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 BASE_PATH = slice(0, 1)
-FEATURES_PER_FORWARD = 8
 CACHE_VERSION = "1"
 
 
@@ -129,10 +128,10 @@ def inverted_latents(
 def layout_features(
     paths: Multipath, text: Conditioning, latents: dict[int, Tensor], aligned: list[int]
 ) -> dict[int, Tensor]:
-    """The base path's layout keys of each aligned timestep, several timesteps in one forward."""
+    """The base path's layout keys of each aligned timestep, in forwards no wider than those of an aligned step."""
     keys: dict[int, Tensor] = {}
-    for start in range(0, len(aligned), FEATURES_PER_FORWARD):
-        some = aligned[start : start + FEATURES_PER_FORWARD]
+    for start in range(0, len(aligned), paths.paths_per_forward):
+        some = aligned[start : start + paths.paths_per_forward]
         t = torch.tensor(some, device=paths.backbone.device)
         batch = paths.layout_keys(torch.cat([latents[step] for step in some]), t, text, BASE_PATH)[0]
         keys.update(zip(some, batch, strict=True))

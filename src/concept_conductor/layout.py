@@ -1,7 +1,8 @@
-"""What a layout is and where it comes from: a reference image with masks, or with points."""
+"""What a layout is and where it comes from: a reference image with masks, points or boxes."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,7 @@ from torch import Tensor
 from concept_conductor.clustering import kmeans
 from concept_conductor.errors import ConductorError
 from concept_conductor.inversion import BASE_PATH, Inverted
+from concept_conductor.layouts.boxes import Box, check_boxes, masks_in_boxes
 from concept_conductor.masks import Masks, to_latent_grid, token_grid
 from concept_conductor.settings import Injection, Refinement
 from concept_conductor.unet.multipath import Multipath
@@ -24,7 +26,8 @@ MaskLike = Image.Image | np.ndarray | Tensor
 #: A point in pixels of the reference image, from its upper left corner.
 Point = tuple[float, float]
 
-CLUSTERS_FOR_POINTS = 6
+CLUSTERS = 6
+"""Regions of the reference among which points and boxes choose."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,28 @@ class Layout:
         prompt: what the image shows.
         masks: one per concept, in the concepts' order; or None.
         points: one per concept ``(x, y)`` in pixels of ``image``: its mask is the region under the point; or None.
+        boxes: one per concept ``(left, top, right, bottom)`` in pixels of ``image``: its mask is the region that fits
+            the box best, cut to it; or None.
     """
 
     image: Image.Image
     prompt: str
     masks: Sequence[MaskLike] | None = None
     points: Sequence[Point] | None = None
+    boxes: Sequence[Box] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.image, Image.Image):
             raise ConductorError(f"the layout's image must be a PIL image, but it is a {type(self.image).__name__}")
-        if (self.masks is None) == (self.points is None):
-            raise ConductorError("a layout needs either masks= or points= (one for each concept), and not both")
+        if sum(places is not None for places in (self.masks, self.points, self.boxes)) != 1:
+            raise ConductorError(
+                "a layout needs either masks= or points= or boxes= (one for each concept), exactly one of the three"
+            )
+
+    @property
+    def kind(self) -> str:
+        """The name of the field that says where the concepts are."""
+        return next(name for name in ("masks", "points", "boxes") if getattr(self, name) is not None)
 
     def mask_source(
         self, concepts: int, size: tuple[int, int], latent_size: tuple[int, int], refinement: Refinement
@@ -58,30 +71,33 @@ class Layout:
             concepts: number of concepts.
             size: width and height of the run, in pixels.
             latent_size: height and width of the latent grid.
-            refinement: filled; points look where refinement would end.
+            refinement: filled; points and boxes look where refinement would end.
 
         Raises:
-            ConductorError: another number of masks or points than of concepts, an empty mask, masks that cover
-                each other wholly, a point outside.
+            ConductorError: another number of masks, points or boxes than of concepts, an empty mask or box, masks or
+                boxes that cover each other, a point or box outside.
         """
-        given = self.masks if self.masks is not None else self.points
-        assert given is not None
-        kind = "masks" if self.masks is not None else "points"
+        given = getattr(self, self.kind)
         if len(given) != concepts:
             raise ConductorError(
-                f"the layout has {len(given)} {kind} for {concepts} concepts; give one for each concept, in their order"
+                f"the layout has {len(given)} {self.kind} for {concepts} concepts; give one for each concept, in their "
+                "order"
             )
         if self.masks is not None:
             return GivenMasks(checked_masks(self.masks, size, latent_size))
+        width, height = self.image.size
+        if self.boxes is not None:
+            check_boxes(self.boxes, self.image.size)
+            boxes = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in self.boxes]
+            return MasksInBoxes(latent_size, refinement, boxes)
         assert self.points is not None
         for x, y in self.points:
-            if not (0 <= x < self.image.width and 0 <= y < self.image.height):
+            if not (0 <= x < width and 0 <= y < height):
                 raise ConductorError(
-                    f"the point ({x:g}, {y:g}) lies outside of the layout image of {self.image.width}x"
-                    f"{self.image.height} pixels; points are (x, y) from its upper left corner"
+                    f"the point ({x:g}, {y:g}) lies outside of the layout image of {width}x{height} "
+                    "pixels; points are (x, y) from its upper left corner"
                 )
-        fractions = [(x / self.image.width, y / self.image.height) for x, y in self.points]
-        return MasksUnderPoints(fractions, latent_size, refinement)
+        return MasksUnderPoints(latent_size, refinement, [(x / width, y / height) for x, y in self.points])
 
 
 class MaskSource(Protocol):
@@ -101,18 +117,16 @@ class GivenMasks:
 
 
 @dataclass(frozen=True)
-class MasksUnderPoints:
-    """The regions of the reference under the user's points.
+class MasksOfRegions(ABC):
+    """Masks chosen among the reference's regions.
 
     The reference's mask-layer attention, at the step where refinement ends, is clustered into six regions.
 
     Attributes:
-        fractions: points as fractions of width and height.
         latent_size: height and width of the latent grid.
         refinement: filled.
     """
 
-    fractions: Sequence[Point]
     latent_size: tuple[int, int]
     refinement: Refinement
 
@@ -125,10 +139,31 @@ class MasksUnderPoints:
         paths.noise(reference.latents[int(t)], t, reference.text.conditional(), BASE_PATH, fusion)
         attention = fusion.attention[0][0]  # (1, tokens, tokens)
         seeds = torch.tensor([self.refinement.seed])
-        labels = kmeans(attention, [CLUSTERS_FOR_POINTS], seeds=seeds, restarts=self.refinement.restarts)[0, 0]
-        height, width = token_grid(len(labels), self.latent_size)
+        labels = kmeans(attention, [CLUSTERS], seeds=seeds, restarts=self.refinement.restarts)[0, 0]
+        tokens = self.chosen(labels, token_grid(len(labels), self.latent_size))
+        empty = Masks(torch.zeros(1, 1, *self.latent_size, dtype=torch.bool, device=timesteps.device))
+        grid = empty.with_tokens(tokens[None]).grid
+        return Masks(grid.expand(images, -1, -1, -1))
+
+    @abstractmethod
+    def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The concepts' masks ``(concepts, tokens)``.
+
+        Args:
+            labels: which region each token belongs to, ``(tokens,)``.
+            grid: height and width of the tokens' grid.
+        """
+
+
+@dataclass(frozen=True)
+class MasksUnderPoints(MasksOfRegions):
+    """The regions under the user's points, which are ``fractions`` of width and height."""
+
+    fractions: Sequence[Point]
+
+    def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
+        height, width = grid
         under = [labels[int(y * height) * width + int(x * width)] for x, y in self.fractions]
-        tokens = torch.stack([labels == label for label in under])  # (concepts, tokens)
         for index, label in enumerate(under):
             if any(label == other for other in under[:index]):
                 x, y = self.fractions[index]
@@ -136,9 +171,17 @@ class MasksUnderPoints:
                     f"point {index + 1} (at {x:.0%} of the width, {y:.0%} of the height) falls on the same region of "
                     "the layout image as an earlier point; move it, or give masks instead of points"
                 )
-        empty = Masks(torch.zeros(1, 1, *self.latent_size, dtype=torch.bool, device=timesteps.device))
-        grid = empty.with_tokens(tokens[None]).grid
-        return Masks(grid.expand(images, -1, -1, -1))
+        return torch.stack([labels == label for label in under])
+
+
+@dataclass(frozen=True)
+class MasksInBoxes(MasksOfRegions):
+    """The regions that fit the user's boxes best, cut to them; boxes are ``fractions`` of width and height."""
+
+    fractions: Sequence[Box]
+
+    def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
+        return masks_in_boxes(labels, grid, self.fractions)
 
 
 def checked_masks(masks: Sequence[MaskLike], size: tuple[int, int], latent_size: tuple[int, int]) -> Tensor:

@@ -21,6 +21,7 @@ class Masks:
 
     def __init__(self, grid: Tensor) -> None:
         self.grid = grid
+        self.rectangles = cache(self._rectangles)
         self.tokens = cache(self._tokens)  # the same few resolutions are asked for in every layer of every step
 
     def _tokens(self, count: int) -> Tensor:
@@ -30,6 +31,10 @@ class Masks:
     def at(self, count: int) -> Tensor:
         """The masks on the grid of a layer of ``count`` tokens, ``(images, concepts, h', w')``, boolean."""
         return self.tokens(count).unflatten(2, token_grid(count, self.grid.shape[-2:]))
+
+    def _rectangles(self) -> Masks:
+        """Each mask's bounding rectangle."""
+        return Masks(bounding_rectangle(self.grid))
 
     def with_tokens(self, tokens: Tensor) -> Masks:
         """The masks that have ``tokens (images, concepts, count)`` in a layer of that resolution."""

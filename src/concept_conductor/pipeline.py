@@ -312,7 +312,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             original = placement.image.convert("RGB").resize(size)
             mask = Image.fromarray(mask_pixels(placement.mask, size).numpy())
             pictures = [composite(picture, original, mask, backbone.vae_factor / 2) for picture in pictures]
-        pictures, flagged = self._safety_checked(pictures)
+        pictures, flagged = self.safety_checked(pictures)
         if output_type == "pil":
             return pictures, flagged
         if placement is not None or any(flagged or ()):
@@ -320,7 +320,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2)
         return (pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).cpu().numpy()), flagged
 
-    def _safety_checked(self, pictures: list[Image.Image]) -> tuple[list[Image.Image], list[bool] | None]:
+    def safety_checked(self, pictures: list[Image.Image]) -> tuple[list[Image.Image], list[bool] | None]:
         """Black out what the checkpoint's own safety checker refuses."""
         if self.safety_checker is None:
             return pictures, None

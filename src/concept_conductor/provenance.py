@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from concept_conductor import __version__
+from concept_conductor.concepts import find_file, find_source, sha256_of_source
 from concept_conductor.documents import Place, read_json
 from concept_conductor.errors import ConductorError
 from concept_conductor.files import sha256_of
@@ -95,10 +96,14 @@ class Provenance(Settings):
         found: dict[Place, Path | str] = {}
         complaints = []
         for place, name in self.recipe.files().items():
-            path = locate(name, folder) if root is None else _inside(root, name)
+            try:
+                path = locate_in(self.recipe, place, folder, fetch=False) if root is None else _inside(root, name)
+            except ConductorError as error:
+                complaints.append(str(error))
+                continue
             if path is None or not path.exists():
                 complaints.append(f"'{name}' is missing in '{folder}'; give the folder that holds it with --root")
-            elif sha256_of(path) != self.files.get(name):
+            elif sha256_at(place, path) != self.files.get(name):
                 complaints.append(f"'{path}' is not the file that made this picture: its contents changed")
             if path is not None:
                 found[place] = path
@@ -118,11 +123,33 @@ class Provenance(Settings):
 def locate(name: str, folder: Path) -> Path:
     """The file that a recipe in ``folder`` means: a path, or the name of a shipped concept."""
     path = folder / name
-    if not path.exists() and re.fullmatch(r"mini/[A-Za-z0-9_-]+", name):
-        from concept_conductor.concepts import find_file
+    return path if path.exists() else find_file(name) if re.fullmatch(r"mini/[A-Za-z0-9_-]+", name) else path
 
-        return find_file(name)
-    return path
+
+def locate_in(recipe: Recipe, place: Place, folder: Path, *, fetch: bool = True) -> Path:
+    """The file or folder named at ``place`` of a recipe whose paths count from ``folder``; concepts may be a hub's.
+
+    Args:
+        fetch: download what is not here; False for names that strangers wrote.
+
+    Raises:
+        ConductorError: it is a hub's and not to be had.
+    """
+    name = recipe.files()[place]
+    path = locate(name, folder)
+    if path.exists() or place[0] != "concepts" or Path(name).exists():
+        return path
+    found = find_source(name, recipe.revision_of(place), fetch=fetch)
+    return found if found.exists() else path
+
+
+def sha256_at(place: Place, path: Path) -> str:
+    """SHA-256 of what a recipe names at a place: a file or, of a concept, a folder too.
+
+    Raises:
+        ConductorError: it is neither.
+    """
+    return sha256_of_source(path) if place[0] == "concepts" else sha256_of(path)
 
 
 def _inside(root: Path, name: str) -> Path | None:

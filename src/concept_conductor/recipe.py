@@ -80,14 +80,17 @@ class ConceptEntry(Settings):
     """One concept.
 
     Attributes:
-        file: its file, or the name of a shipped one (``mini/NAME``).
+        file: its file or folder, the name of a shipped one (``mini/NAME``) or of a hub repository (``user/name``,
+            ``user/name/file.safetensors``), or a list of those that make one concept together.
+        revision: branch, tag or commit of hub repositories.
         prompt: the prompt variant with the concept's placeholders; or
         replaces: the words of the recipe's prompt that the placeholders replace.
         prompt_2: its variant of the recipe's ``prompt_2``.
         weight: how strongly the low-rank weights apply.
     """
 
-    file: Name
+    file: Name | Annotated[tuple[Name, ...], Field(min_length=1, max_length=8)]
+    revision: Text | None = None
     prompt: Text | None = None
     prompt_2: Text | None = None
     replaces: Annotated[tuple[Text, ...], BeforeValidator(_listed)] | None = None
@@ -107,19 +110,26 @@ class LayoutEntry(Settings):
         image: picture with the wanted arrangement.
         prompt: what it shows.
         masks: a picture per concept, white inside; or
-        points: ``[x, y]`` per concept, in pixels of ``image``.
+        points: ``[x, y]`` per concept, in pixels of ``image``; or
+        boxes: ``[left, top, right, bottom]`` per concept, in pixels of ``image``.
     """
 
     image: Name
     prompt: Text
     masks: tuple[Name, ...] | None = None
     points: tuple[tuple[Real, Real], ...] | None = None
+    boxes: tuple[tuple[Real, Real, Real, Real], ...] | None = None
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> LayoutEntry:
-        if (self.masks is None) == (self.points is None):
-            raise ValueError("expected either 'masks' or 'points', one for each concept, exactly one of the two")
+    def _one_of_three(self) -> LayoutEntry:
+        if sum(places is not None for places in (self.masks, self.points, self.boxes)) != 1:
+            raise ValueError("expected either 'masks', 'points' or 'boxes', one for each concept, exactly one of them")
         return self
+
+    @property
+    def kind(self) -> str:
+        """The name of the field that says where the concepts are."""
+        return next(name for name in ("masks", "points", "boxes") if getattr(self, name) is not None)
 
 
 class PlacementEntry(Settings):
@@ -196,9 +206,9 @@ class Recipe(Settings):
         concepts = info.data.get("concepts", ())
         if layout is None:
             if concepts:
-                raise ValueError("concepts need a layout; give its 'image', 'prompt', and 'masks' or 'points'")
+                raise ValueError("concepts need a layout; give its 'image', 'prompt', and 'masks', 'points' or 'boxes'")
             return layout
-        kind = "masks" if layout.masks is not None else "points"
+        kind = layout.kind
         places = getattr(layout, kind)
         if "concepts" in info.data and concepts and len(places) != len(concepts):
             raise ValueError(
@@ -234,7 +244,14 @@ class Recipe(Settings):
 
     def files(self) -> dict[Place, str]:
         """Every file it names, but for the model: place in the recipe -> name as written."""
-        found: dict[Place, str] = {("concepts", i, "file"): entry.file for i, entry in enumerate(self.concepts)}
+        found: dict[Place, str] = {}
+        for index, entry in enumerate(self.concepts):
+            place: Place = ("concepts", index, "file")
+            found |= (
+                {place: entry.file}
+                if isinstance(entry.file, str)
+                else {(*place, number): name for number, name in enumerate(entry.file)}
+            )
         if self.layout is not None:
             found["layout", "image"] = self.layout.image
             found |= {("layout", "masks", i): name for i, name in enumerate(self.layout.masks or ())}
@@ -242,6 +259,14 @@ class Recipe(Settings):
             found["placement", "image"] = self.placement.image
             found["placement", "mask"] = self.placement.mask
         return found
+
+    def revision_of(self, place: Place) -> str | None:
+        """The hub revision of the file at a place of :meth:`files`."""
+        if place[0] != "concepts":
+            return None
+        index = place[1]
+        assert isinstance(index, int)
+        return self.concepts[index].revision
 
     def at(self, folder: Path) -> Recipe:
         """The same recipe with paths that count from another folder."""

@@ -19,13 +19,12 @@ from concept_conductor.backbones import Backbone, Defaults
 from concept_conductor.concepts import Concept
 from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
-from concept_conductor.files import sha256_of
 from concept_conductor.images import load_image, load_mask
 from concept_conductor.layout import Layout
 from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput, to_uint8
 from concept_conductor.placement import Placement
 from concept_conductor.prompts import ConceptPrompt
-from concept_conductor.provenance import Provenance, locate, locate_model, model_sha256, versions
+from concept_conductor.provenance import Provenance, locate_in, locate_model, model_sha256, sha256_at, versions
 from concept_conductor.recipe import Recipe
 from concept_conductor.scene import filled, image_size
 from concept_conductor.settings import SamplingSettings
@@ -107,7 +106,7 @@ class Rendering:
         """
         paths = dict(located) if located is not None else located_files(recipe)
         concepts, layout, placement = open_files(recipe, paths)
-        hashes = {name: sha256_of(Path(paths[place])) for place, name in recipe.files().items()}
+        hashes = {name: sha256_at(place, Path(paths[place])) for place, name in recipe.files().items()}
         model = paths.get(("model",))
         if pipe is None:
             if model is None:
@@ -185,9 +184,9 @@ def located_files(recipe: Recipe) -> dict[Place, Path | str]:
         ConductorError: one is missing.
     """
     paths: dict[Place, Path | str] = {}
-    for place, name in recipe.files().items():
+    for place in recipe.files():
         try:
-            path = locate(name, recipe.folder)
+            path = locate_in(recipe, place, recipe.folder)
         except ConductorError as error:
             raise recipe.error(place, str(error)) from error
         if not path.exists():
@@ -208,7 +207,8 @@ def open_files(
     for index, entry in enumerate(recipe.concepts):
         place = ("concepts", index)
         try:
-            concept = Concept.load(paths[(*place, "file")])
+            parts = [path for where, path in paths.items() if where[:3] == (*place, "file")]
+            concept = Concept.load(*parts)
             weight = {} if entry.weight is None else {"weight": entry.weight}
             prompt = ConceptPrompt(concept, entry.prompt, entry.replaces, prompt_2=entry.prompt_2, **weight)
             prompt.variant(recipe.prompt)  # raises where placeholders or words to replace are missing
@@ -228,7 +228,7 @@ def open_files(
         masks = None
         if given.masks is not None:
             masks = [opened(load_mask, "layout", "masks", index) for index in range(len(given.masks))]
-        layout = Layout(opened(load_image, "layout", "image"), given.prompt, masks, given.points)
+        layout = Layout(opened(load_image, "layout", "image"), given.prompt, masks, given.points, given.boxes)
     if (into := recipe.placement) is not None:
         image, mask = opened(load_image, "placement", "image"), opened(load_mask, "placement", "mask")
         placement = Placement(image, mask, into.prompt, into.background)
@@ -320,8 +320,7 @@ def check_fit(
     try:
         layout.mask_source(len(concepts), (recipe.width, recipe.height), grid, refinement)
     except ConductorError as error:
-        kind = "masks" if layout.masks is not None else "points"
-        raise recipe.error(("layout", kind), str(error)) from error
+        raise recipe.error(("layout", layout.kind), str(error)) from error
 
 
 def settings_of(recipe: Recipe, defaults: Defaults) -> SamplingSettings:

@@ -14,6 +14,7 @@ from concept_conductor.concepts.concept import Update
 from concept_conductor.injection import inject
 from concept_conductor.inversion import InversionSource, Inverted, Progress, invert
 from concept_conductor.layout import GivenMasks
+from concept_conductor.masks import Masks
 from concept_conductor.prompts import Conditioning
 from concept_conductor.refinement import RefinedMasks
 from concept_conductor.scene import Scene
@@ -55,9 +56,13 @@ def sample(
     """
     timesteps, steps = backbone.timesteps(settings.steps), settings.steps
     alignment, refinement = settings.alignment, settings.refinement
+    rectangular = settings.injection is not None and settings.injection.rectangular
     aligned = [i for i in range(steps) if alignment is not None and alignment.covers(i, steps)]
     refined = refinement.refined_steps(steps) if refinement is not None else frozenset()
     latents, text = scene.latents, scene.text
+
+    def regions(shapes: Masks) -> Masks:
+        return shapes.rectangles() if rectangular else shapes
 
     with multipath(backbone, scene.updates, settings.paths_per_forward) as paths:
 
@@ -76,16 +81,25 @@ def sample(
         for index, t in enumerate(timesteps):
             loss = None
             if alignment is not None and reference is not None and index in aligned:
-                latents, loss = align(paths, latents, t, reference.keys[int(t)], text, alignment)
+                keys = reference.keys[int(t)]
+                foreground = masks.fused.tokens(len(keys)).any(1) if alignment.foreground_only else None
+                latents, loss = align(paths, latents, t, keys, text, alignment, foreground)
             noise, attention = inject(
-                paths, latents, t, masks.fused, text, settings.guidance_scale, settings.injection, index in refined
+                paths,
+                latents,
+                t,
+                regions(masks.fused),
+                text,
+                settings.guidance_scale,
+                settings.injection,
+                index in refined,
             )
             if refinement is not None and attention is not None:
                 masks = masks.refined(attention, index, refinement)
             latents = backbone.scheduler.step(noise, t, latents, return_dict=False)[0]
             if scene.background is not None:
                 latents = scene.background.keep(latents, index)
-            replaced = yield Step(index, int(t), latents, masks.fused.grid, loss)
+            replaced = yield Step(index, int(t), latents, regions(masks.fused).grid, loss)
             latents = latents if replaced is None else replaced
 
 

@@ -19,7 +19,7 @@ from concept_conductor.layout import GivenMasks, Layout, MaskSource, image_pixel
 from concept_conductor.masks import to_latent_grid
 from concept_conductor.placement import Background, InvertedBackground, NoisedBackground, Placement
 from concept_conductor.prompts import ConceptPrompt, Conditioning
-from concept_conductor.settings import Alignment, Inversion, Refinement, SamplingSettings, Settings
+from concept_conductor.settings import Alignment, Injection, Inversion, Refinement, SamplingSettings, Settings
 from concept_conductor.unet.lora import scaled
 
 
@@ -85,7 +85,7 @@ def make_scene(
         if concepts:
             refinement = settings.refinement or backbone.defaults.refinement
             masks = layout.mask_source(len(concepts), size, latent_size, refinement)
-        if settings.alignment is not None or layout.points is not None:
+        if settings.alignment is not None or layout.masks is None:  # regions are looked up in it
             reference = inversion_source(backbone, layout.image, layout.prompt, size, settings.inversion)
     return Scene(
         text=Conditioning.stack(texts),
@@ -98,7 +98,12 @@ def make_scene(
 
 
 def filled(
-    defaults: Defaults, *, alignment: Alignment | None, refinement: Refinement | None, **others: Any
+    defaults: Defaults,
+    *,
+    alignment: Alignment | None,
+    injection: Injection | None,
+    refinement: Refinement | None,
+    **others: Any,
 ) -> SamplingSettings:
     """Settings with the model's values where a field is None.
 
@@ -117,9 +122,11 @@ def filled(
         )
     if alignment is not None:
         alignment = Alignment(**defaults.alignment.model_dump() | given(alignment))
+    if injection is not None:
+        injection = Injection(**defaults.injection.model_dump() | given(injection))
     if refinement is not None:
         refinement = Refinement(**defaults.refinement.model_dump() | given(refinement))
-    return SamplingSettings(alignment=alignment, refinement=refinement, **others)
+    return SamplingSettings(alignment=alignment, injection=injection, refinement=refinement, **others)
 
 
 def given(settings: Settings) -> dict[str, Any]:

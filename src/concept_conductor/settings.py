@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -13,6 +13,9 @@ PAPER_STEPS = 200
 
 #: Low-rank updates wider than this are surely a mistake.
 MAX_RANK = 1024
+
+#: A third of the U-Net: encoder, middle, decoder.
+Block = Literal["down", "mid", "up"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -47,6 +50,7 @@ class Alignment(Settings):
         step_size: λ, the gradient step on the latents (10 for SD1.5, 40 for SDXL).
         concept_weight: α, the concept paths' share in the loss (1).
         end: the last aligned step as a fraction of the run, inclusive (0.30: step 60 of 200).
+        foreground_only: mean of the loss over the tokens inside any concept's mask, instead of over all (an ablation).
         gradient_checkpointing: compute activations again for the gradient instead of keeping them: much less memory,
             aligned steps take about a third longer, and pictures are the same to rounding.
     """
@@ -54,6 +58,7 @@ class Alignment(Settings):
     step_size: Annotated[float, Field(ge=0)] | None = None
     concept_weight: Annotated[float, Field(ge=0)] | None = None
     end: Fraction | None = None
+    foreground_only: bool = False
     gradient_checkpointing: bool = False
 
     def covers(self, index: int, steps: int) -> bool:
@@ -63,15 +68,29 @@ class Alignment(Settings):
 
 
 class Injection(Settings):
-    """Concept injection by feature fusion, Eq. 4, in the decoder's attention layers.
+    """Concept injection: by feature fusion, Eq. 4, or by noise fusion, Eq. 3.
 
     Attributes:
         self_attention: fuse the outputs of self-attention (structure).
         cross_attention: fuse the outputs of cross-attention (appearance).
+        blocks: parts of the U-Net whose attention layers are fused (the decoder, ``up``, in the paper).
+        noise: fuse what the paths predict, Eq. 3, instead of features: the naive way that the paper starts from.
+        rectangular: inject each concept in its mask's bounding rectangle, refined or not, instead of in its shape (an
+            ablation); where rectangles overlap the later concept wins.
     """
 
     self_attention: bool = True
     cross_attention: bool = True
+    blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=3)] | None = None
+    noise: bool = False
+    rectangular: bool = False
+
+    def fuses(self, block: Block, *, cross_attention: bool) -> bool:
+        """Whether a layer of this block and kind is fused; ``blocks`` must be filled where any is."""
+        if self.noise or not (self.cross_attention if cross_attention else self.self_attention):
+            return False
+        assert self.blocks is not None
+        return block in self.blocks
 
 
 class Refinement(Settings):

@@ -9,7 +9,7 @@ import pytest
 
 from concept_conductor.images import RECIPE_KEY, save_png
 from concept_conductor.mini.presets import CPU
-from tests.evaluation.conftest import drawn
+from tests.evaluation.conftest import drawn, tiny_clip  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def words(folder, monkeypatch):
 
 def test_json_has_a_row_for_each_picture(conductor, words, folder) -> None:
     outcome = conductor(*words, "out", "--prompt", "A dog and a mug.", "--json")
-    assert outcome.status == 0, outcome.stderr
-    both, mug = json.loads(outcome.stdout)
+    assert outcome.status == 0, outcome.err
+    both, mug = json.loads(outcome.out)
     assert (both["image"], both["design"], both["omission"]) == ("out/both.png", 1, 0)
     assert (mug["image"], mug["design"], mug["omission"]) == ("out/mug.png", 0.5, 1)
     assert mug["design_concepts"] == {"dog-noto": "omitted", "mug-noto": "present"}
@@ -43,15 +43,15 @@ def test_json_has_a_row_for_each_picture(conductor, words, folder) -> None:
 
 def test_table_has_means_and_areas(conductor, words) -> None:
     outcome = conductor(*words, "out", "--prompt", "x", "--metrics", "judge_i, omission", "--no-cache")
-    assert outcome.status == 0, outcome.stderr
-    assert all(text in outcome.stdout for text in ("out/both.png", "judge_i_one_to_one", "mean", "0.5000", "medium"))
-    assert "design" not in outcome.stdout
+    assert outcome.status == 0, outcome.err
+    assert all(text in outcome.out for text in ("out/both.png", "judge_i_one_to_one", "mean", "0.5000", "medium"))
+    assert "design" not in outcome.out
 
 
 def test_prompt_comes_from_the_recipe_inside(conductor, words) -> None:
     assert conductor(*words, "out/both.png", "--metrics", "omission").status == 0
     outcome = conductor(*words, "out/mug.png", "--metrics", "omission")
-    assert outcome.status == 1 and "give --prompt" in outcome.stderr
+    assert outcome.status == 1 and "give --prompt" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,21 @@ def test_prompt_comes_from_the_recipe_inside(conductor, words) -> None:
         (["--references", "a cat=."], "'.' holds no pictures"),
         (["gone.png"], "no picture 'gone.png'"),
         (["--device", "tpu9"], "no device 'tpu9'"),
+        (["--checkpoint", "clip"], "'clip' is no measuring model"),
+        (["--checkpoint", "clap=x"], "no measuring model 'clap' to choose; expected grounding_dino"),
     ],
 )
 def test_bad_input_is_one_sentence(conductor, words, more, said) -> None:
     outcome = conductor(*words, "out/mug.png", "--prompt", "x", *more)
-    assert outcome.status == 1 and said in outcome.stderr and outcome.stdout == ""
-    assert len(outcome.stderr.strip().splitlines()) == 1
+    assert outcome.status == 1 and said in outcome.err and outcome.out == ""
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_without_concepts_the_text_is_measured(conductor, words, tiny_clip) -> None:  # noqa: F811
+    outcome = conductor(
+        "score", "out", "--model", "mini", "--prompt", "a dog", "--checkpoint", f"clip={tiny_clip}", "--json"
+    )
+    assert outcome.status == 0, outcome.err
+    rows = json.loads(outcome.out)
+    assert [sorted(row) for row in rows] == [["clip_t", "image"]] * 2
+    assert all(-1 < row["clip_t"] < 1 for row in rows)

@@ -116,11 +116,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]
     asked: list[tuple[Any, ...]] = []
     lora(tmp_path / "mug" / "pytorch_lora_weights.safetensors")
 
-    def download(repository: str, file: str, revision: str | None) -> str:
+    def download(repository: str, file: str, revision: str | None, local_files_only: bool) -> str:
         asked.append((repository, file, revision))
         return str(tmp_path / "mug" / file)
 
-    def snapshot(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
+    def snapshot(repository: str, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
         asked.append((repository, revision))
         assert "adapter_*" in allow_patterns and "unet/adapter_*" in allow_patterns
         return str(tmp_path / "mug")

@@ -56,13 +56,13 @@ def tiny_detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "model_type": "bert", "vocab_size": 1030, "hidden_size": 16, "num_hidden_layers": 1,
             "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64,
         },
-        num_queries=12, d_model=32, max_text_len=64,
+        num_queries=40, d_model=32, max_text_len=64,
         encoder_layers=1, encoder_ffn_dim=32, encoder_attention_heads=2,
         decoder_layers=2, decoder_ffn_dim=32, decoder_attention_heads=2,
     )  # fmt: skip
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     bert_tokenizer(folder).save_pretrained(folder)
-    size = {"shortest_edge": 64, "longest_edge": 96}
+    size = {"shortest_edge": 96, "longest_edge": 160}
     pillow_processor("GroundingDinoImageProcessor")(size=size).save_pretrained(folder)
     return folder
 

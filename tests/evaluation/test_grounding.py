@@ -189,3 +189,13 @@ def test_bad_settings() -> None:
         GroundedSam("cpu", box_threshold=2)
     with pytest.raises(ConductorError, match="no device 'gpu7'"):
         best_device("gpu7")
+
+
+def test_half_precision_finds_nearly_the_same(grounder, picture, monkeypatch) -> None:
+    (full,) = grounder.find(picture, ["a dog"])
+    monkeypatch.setattr("concept_conductor.evaluation.grounding.precision", lambda device: torch.float16)
+    half = GroundedSam("cpu", grounder.detector, grounder.segmenter)
+    (found,) = half.find(picture, ["a dog"])
+    assert half._detector[1].dtype == half._segmenter[1].dtype == torch.float16
+    assert found[0].score == pytest.approx(full[0].score, abs=0.02)
+    assert abs(len(found) - len(full)) <= 2

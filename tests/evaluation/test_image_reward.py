@@ -196,3 +196,10 @@ def test_missing_and_strange_weights(weights, tmp_path, folder) -> None:
     away = ImageReward(Checkpoint("nobody/nothing"), Checkpoint(str(folder)), "cpu", local_files_only=True)
     with pytest.raises(ConductorError, match="'nobody/nothing' could not be loaded"):
         away.score([noise(0, (9, 9))], ["a dog"])
+
+
+def test_half_precision_gives_nearly_the_same(reward, folder, monkeypatch) -> None:
+    monkeypatch.setattr(image_reward, "precision", lambda device: torch.float16)
+    half = ImageReward(Checkpoint(str(folder)), Checkpoint(str(folder)), "cpu")
+    image = noise(0, (32, 32))
+    assert half.score([image], [PROMPT]) == pytest.approx(reward.score([image], [PROMPT]), abs=0.02)

@@ -69,7 +69,7 @@ def test_one_object_found_for_two_words_is_one_object() -> None:
     assert objects_of([[left_dog, right_dog], [bar(3, 8, "a cat")]]) == [[0, 1], [2]]
     assert objects_of([[left_dog], [left_dog]]) == [[0], [0]]
     assert objects_of([[bar(0, 4), bar(0, 5)]]) == [[0, 1]]  # of one word: the grounder says that they are two
-    matched = one_to_one([torch.tensor([[0.9, 0.2]]), torch.tensor([[0.7]])], [[0, 1], [0]])
+    matched = one_to_one([torch.tensor([[0.9, 0.1]]), torch.tensor([[0.7]])], [[0, 1], [0]])
     assert matched == [0, None]
     assert one_to_one([torch.tensor([[0.9, 0.3]]), torch.tensor([[0.7]])], [[0, 1], [0]]) == [1, 0]
 

@@ -2,11 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from concept_conductor import Concept
-from concept_conductor.concepts.concept import LowRank
 from concept_conductor.mini.judge import Finding
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.report import (
@@ -15,7 +12,6 @@ from concept_conductor.mini.report import (
     assess,
     contact_sheet,
     design_of,
-    merged,
     share,
 )
 
@@ -57,21 +53,6 @@ def test_wrong_places_and_missing_objects_show(arrangement):
     assert outcome.placed == [False, False]
     assert outcome.omitted == [True, True]
     assert assess([], ["dog/noto", "cat/noto"], arrangement).present == [False, False]
-
-
-def test_merged_updates_are_sums():
-    def concept(name: str) -> Concept:
-        update = LowRank(torch.randn(2, 5), torch.randn(3, 2))
-        return Concept(name, ({f"<{name}>": torch.randn(16, 8)},), ({"q": update},), {"k": update})
-
-    torch.manual_seed(0)
-    one, two = concept("one"), concept("two")
-    both = merged([one, two])
-    assert both.placeholders == ("<one>", "<two>")
-    for whole, first, second in ((both.unet, one.unet, two.unet), *zip(*(c.text_encoders for c in (both, one, two)))):
-        for name, update in whole.items():
-            wanted = first[name].up @ first[name].down + second[name].up @ second[name].down
-            torch.testing.assert_close(update.up @ update.down, wanted)
 
 
 def test_pairs_are_of_held_out_designs():

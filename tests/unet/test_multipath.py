@@ -13,8 +13,8 @@ from concept_conductor import BusyError, ConceptConductorPipeline, ConceptFileEr
 from concept_conductor.concepts.concept import LowRank
 from concept_conductor.masks import Masks
 from concept_conductor.prompts import Conditioning
-from concept_conductor.settings import Injection
-from concept_conductor.unet.layers import attention_layers, cross_attention_names, decoder_attention_names
+from concept_conductor.settings import Block, Injection
+from concept_conductor.unet.layers import attention_layers, block_of, cross_attention_names
 from concept_conductor.unet.lora import scaled
 from concept_conductor.unet.multipath import multipath
 from concept_conductor.unet.paths import Fusion
@@ -95,7 +95,7 @@ def test_paths_one_after_another_inject_the_same(
     results = []
     with torch.no_grad(), multipath(tiny_pipe.backbone, updates) as paths:
         for run in ([slice(0, 3)], chunks):
-            fusion = Fusion(Masks(grid), Injection(), record=True)
+            fusion = Fusion(Masks(grid), Injection(blocks=("up",)), record=True)
             for chunk in run:
                 noise = paths.noise(latents, torch.tensor(500), text, chunk, fusion)
             results.append((noise[0], torch.cat(fusion.attention[::-1])))
@@ -104,8 +104,12 @@ def test_paths_one_after_another_inject_the_same(
         assert (whole - split).norm() / whole.norm() < 1e-5
 
 
+@pytest.mark.parametrize(("blocks", "layers"), [(("up",), 18), (("down", "mid", "up"), 32)])
 def test_overlaps_go_to_the_later_concept_and_outside_stays_the_base(
-    tiny_pipe: ConceptConductorPipeline, three_paths: tuple[list[dict[str, LowRank]], Conditioning]
+    tiny_pipe: ConceptConductorPipeline,
+    three_paths: tuple[list[dict[str, LowRank]], Conditioning],
+    blocks: tuple[Block, ...],
+    layers: int,
 ) -> None:
     """Eq. 4 at the very layer: fused features are the last covering concept's, or the base path's own."""
     updates, text = three_paths
@@ -118,17 +122,20 @@ def test_overlaps_go_to_the_later_concept_and_outside_stays_the_base(
 
         original: Callable[..., Tensor] = Forward.fuse
 
-        def spy(self: Forward, layer: int, output: Tensor, *, cross_attention: bool) -> Tensor:
+        def spy(self: Forward, layer: int, output: Tensor, block: Block, *, cross_attention: bool) -> Tensor:
             before = output.clone()
-            fused = original(self, layer, output, cross_attention=cross_attention)
-            recorded.append((self.by_path(before), self.by_path(fused)))
+            fused = original(self, layer, output, block, cross_attention=cross_attention)
+            if block in blocks:
+                recorded.append((self.by_path(before), self.by_path(fused)))
+            else:
+                assert torch.equal(before, fused)
             return fused
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Forward, "fuse", spy)
-            fusion = Fusion(Masks(grid), Injection(), record=False)
+            fusion = Fusion(Masks(grid), Injection(blocks=blocks), record=False)
             paths.noise(torch.randn(1, 4, 16, 16), torch.tensor(500), text, slice(0, 3), fusion)
-    assert len(recorded) == 18  # nine self- and nine cross-attention layers
+    assert len(recorded) == layers
     for before, after in recorded:
         tokens = Masks(grid).tokens(before.shape[3])[0]
         owner = torch.where(tokens[1], 2, torch.where(tokens[0], 1, 0))
@@ -139,7 +146,8 @@ def test_overlaps_go_to_the_later_concept_and_outside_stays_the_base(
 
 def test_layers_are_numbered_down_mid_up(tiny_pipe: ConceptConductorPipeline) -> None:
     names = cross_attention_names(tiny_pipe.unet)
-    assert len(names) == 16 and len(decoder_attention_names(tiny_pipe.unet)) == 18
+    decoder = [name for name in attention_layers(tiny_pipe.unet) if block_of(name) == "up"]
+    assert len(names) == 16 and len(decoder) == 18
     stages = [name.split("_")[0] for name in names]
     assert stages == ["down"] * 6 + ["mid"] + ["up"] * 9
     assert len(attention_layers(tiny_pipe.unet)) == len(tiny_pipe.unet.attn_processors)

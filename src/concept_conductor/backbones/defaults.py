@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.settings import Alignment, LearningRates, PerEncoder, Ranks, Refinement
+from concept_conductor.settings import Alignment, Injection, LearningRates, PerEncoder, Ranks, Refinement
 
 MODEL_SETTINGS_FILE = "conductor.json"
 
@@ -45,6 +45,7 @@ class Defaults(BaseModel):
         layout_layer: self-attention layer whose keys are the layout feature.
         mask_layer: self-attention layer whose probabilities are clustered into masks.
         alignment: step size, concept weight and window of layout alignment.
+        injection: where concepts are injected.
         refinement: window, rhythm and overlap threshold of mask refinement.
         training: the base model's values for the trainer.
     """
@@ -54,6 +55,7 @@ class Defaults(BaseModel):
     layout_layer: str
     mask_layer: str
     alignment: Alignment
+    injection: Injection = Injection(blocks=("up",))
     refinement: Refinement
     training: TrainingDefaults
 

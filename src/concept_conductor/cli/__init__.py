@@ -130,6 +130,9 @@ def hide_loading_bars() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.set_verbosity_error()  # what becomes of its retries is said once, in the error
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.disable_progress_bar()

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from concept_conductor.mini.presets import Preset
     from concept_conductor.mini.training import Replica, Settings
 
+#: What tells most about the method; `all` has the other ablations too.
+ROWS = ("full", "no-alignment", "no-injection", "no-refinement", "merged")
+
 app = typer.Typer(help="Train the embedded model, and measure it.", no_args_is_help=True)
 
 
@@ -65,18 +68,25 @@ def report(
     concepts: Annotated[Path, typer.Option(help="Folder of concepts, CLASS-STYLE.safetensors.")] = CONCEPTS_FOLDER,
     preset: Annotated[PresetName, typer.Option(help="The version that the model is.")] = PresetName.cpu,
     seeds: Annotated[int, typer.Option(help="Pictures per prompt, from seeds 0, 1, ...", min=1)] = 2,
+    methods: Annotated[str, typer.Option(help="The rows, with commas between, or all.")] = ",".join(ROWS),
+    pairs: Annotated[int, typer.Option(help="So many pairs of concepts, look-alikes first.", min=0)] = 10,
 ) -> None:
-    """Measure the model with the judge: single objects, pairs, concepts alone, pairs of concepts by each method."""
+    """Measure the model with the judge: single objects, pairs, concepts alone, pairs of concepts by each method.
+
+    On two CPU cores a row of ten pairs takes about six minutes.
+    """
     from concept_conductor.cli import hide_loading_bars
 
     hide_loading_bars()
     from concept_conductor import ConceptConductorPipeline
+    from concept_conductor.evaluation.methods import METHODS, find_methods
     from concept_conductor.mini.presets import PRESETS
     from concept_conductor.mini.report import load_concepts, measure
 
+    rows = find_methods(list(METHODS) if methods == "all" else [name.strip() for name in methods.split(",")])
     pipe = ConceptConductorPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
-    for what, value in measure(pipe, PRESETS[preset].world(), load_concepts(concepts), seeds, out):
+    for what, value in measure(pipe, PRESETS[preset].world(), load_concepts(concepts), seeds, out, rows, pairs):
         typer.echo(f"{what:<60}{value}")
 
 

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from concept_conductor.evaluation.checkpoints import Checkpoint
     from concept_conductor.evaluation.scoring import Item, Row, Subject
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
@@ -37,6 +38,14 @@ def score(
     model: Annotated[
         str, typer.Option(help="What made them: 'mini' is measured by the embedded judge, others by Grounded-SAM.")
     ] = "stable-diffusion",
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another measuring model than the published one: grounding_dino, sam, clip, dino, image_reward or "
+            "image_reward_tokenizer, and a folder or hub id for it.",
+            metavar="NAME=FOLDER or NAME=ID@REVISION",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default the GPU if any.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where numbers are kept; by default the user's cache.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep numbers.")] = False,
@@ -56,12 +65,10 @@ def score(
         find_metrics(named)
     concepts = tuple(_concept(text) for text in references or ())
     items = [_item(file, prompt, concepts) for file in _pictures(images)]
-    instruments = Instruments.for_model(model, device)
+    instruments = Instruments.for_model(model, device, checkpoints=dict(_checkpoint(text) for text in checkpoint or ()))
     if named is None:
         chosen = find_metrics(default_metrics(instruments))
-        named = [metric.name for metric in chosen if concepts or not metric.needs_concepts]
-        if not named:
-            named = ["clip_t"]
+        named = [metric.name for metric in chosen if concepts or not metric.needs_concepts] or ["clip_t"]
     if not no_cache and cache is None:
         from concept_conductor.inversion import default_cache_folder
 
@@ -104,6 +111,18 @@ def _concept(text: str) -> Subject:
     if not path.exists():
         raise ConductorError(f"there is no picture or folder '{path}' of '{words}'; check the path")
     return Subject(name[0].strip() if name else path.stem, words.strip(), tuple(_pictures([path])))
+
+
+def _checkpoint(text: str) -> tuple[str, Checkpoint]:
+    """``NAME=FOLDER`` or ``NAME=ID[@REVISION]``."""
+    from concept_conductor.errors import ConductorError
+    from concept_conductor.evaluation.checkpoints import Checkpoint
+
+    name, _, place = text.partition("=")
+    if not place:
+        raise ConductorError(f"'{text}' is no measuring model; expected NAME=FOLDER or NAME=ID@REVISION")
+    identifier, _, revision = place.partition("@")
+    return name, Checkpoint(place) if Path(place).exists() else Checkpoint(identifier, revision or None)
 
 
 def _item(file: Path, prompt: str | None, concepts: tuple[Subject, ...]) -> Item:

@@ -20,7 +20,7 @@ from concept_conductor.concepts import (
 from concept_conductor.concepts.concept import Concept, FullWeight, LowRank, Update
 from concept_conductor.concepts.container import WeightFile
 from concept_conductor.concepts.joining import joined
-from concept_conductor.concepts.sources import find_file, find_files
+from concept_conductor.concepts.sources import find_file, find_files, find_source, sha256_of_source
 from concept_conductor.errors import ConceptFileError
 
 __all__ = [
@@ -31,9 +31,11 @@ __all__ = [
     "Update",
     "find_file",
     "find_files",
+    "find_source",
     "format_of",
     "load_concept",
     "read_files",
+    "sha256_of_source",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -11,6 +12,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from concept_conductor.concepts import adapter_config
 from concept_conductor.concepts.lora_state import TEXT_ENCODERS, UNET
 from concept_conductor.errors import ConceptFileError
+from concept_conductor.files import sha256_of
 
 SHIPPED = "mini/"
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -35,14 +37,42 @@ def find_files(source: str | Path, revision: str | None = None) -> list[Path]:
     Raises:
         ConceptFileError: there is none, or the hub cannot be reached.
     """
+    path = find_source(source, revision)
+    return _weight_files(path) if path.is_dir() else [path]
+
+
+def find_source(source: str | Path, revision: str | None = None, *, fetch: bool = True) -> Path:
+    """The file or folder that ``source`` means; see :func:`find_files`.
+
+    Args:
+        fetch: download what is not in the hub's cache; False for names that strangers wrote.
+
+    Raises:
+        ConceptFileError: it is a hub's and not to be had.
+    """
     path = Path(source)
     if not path.exists() and isinstance(source, str) and not source.startswith(SHIPPED):
         match = HUB_ID.fullmatch(source)
         # "concepts/dog.pth" is a missing file and no repository
         if match and (match[2] or path.suffix not in SUFFIXES):
-            path = _fetched(match[1], match[2], revision)
-    path = find_file(path if path.exists() else source)
-    return _weight_files(path) if path.is_dir() else [path]
+            return _fetched(match[1], match[2], revision, fetch)
+    return find_file(path if path.exists() else source)
+
+
+def sha256_of_source(path: Path) -> str:
+    """SHA-256 of a concept's file or, of a folder, of the names and contents of all that is read of it.
+
+    Raises:
+        ConductorError: it is neither, or holds no concept.
+    """
+    if not path.is_dir():
+        return sha256_of(path)
+    digest = sha256()
+    weights = _weight_files(path)
+    configs = {file.parent / adapter_config.FILE for file in weights}
+    for file in sorted([*weights, *(config for config in configs if config.exists())]):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def find_file(source: str | Path) -> Path:
@@ -78,13 +108,15 @@ def _weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _fetched(repository: str, file: str | None, revision: str | None) -> Path:
+def _fetched(repository: str, file: str | None, revision: str | None, fetch: bool) -> Path:
     """A repository's file, or the folder of its usual ones, in the hub's cache."""
     named = f"'{repository}{f'/{file}' if file else ''}'{f' at {revision}' if revision else ''}"
     try:
         if file is not None:
-            return Path(hf_hub_download(repository, file, revision=revision))
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=USUAL_FILES))
+            return Path(hf_hub_download(repository, file, revision=revision, local_files_only=not fetch))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=USUAL_FILES, local_files_only=not fetch)
+        )
     except HFValidationError as error:
         raise ConceptFileError(f"there is no concept file {named}, and it is no name of a hub repository") from error
     except Exception as error:  # connection, rights, disk: the library raises many kinds, and nothing else happens here

@@ -62,9 +62,10 @@ class TransformersEmbedder:
         """See :meth:`Embedder.embed`."""
         rows = []
         for start in range(0, len(images), BATCH):
+            dtype = self.model.dtype
             pictures = [image.convert("RGB") for image in images[start : start + BATCH]]
             pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
-            rows.append(self._vectors(pixels.to(self.device, self.model.dtype)).float().cpu())
+            rows.append(self._vectors(pixels.to(self.device, dtype)).float().cpu())
         return F.normalize(torch.cat(rows), dim=-1) if rows else torch.zeros(0, 0)
 
     def identity(self) -> str:
@@ -146,8 +147,8 @@ class JudgeEmbedder:
 
     It is no general image embedding. The vector is the last hidden layer of the network that was trained to tell the
     world's designs apart, averaged over the pixels in which it sees an object. On cut-outs of renderings, two of one
-    design have cosines of about 0.99, other designs of one class 0.4, other classes 0.1; a picture in which the judge
-    sees nothing is embedded as zeros, alike to none.
+    design have cosines of about 0.99, other designs of one class 0.4 on average, other classes 0.1. A picture in
+    which the judge sees nothing is embedded as zeros, alike to none.
 
     Args:
         judge: None for the one that is shipped.

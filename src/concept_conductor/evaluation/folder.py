@@ -84,8 +84,10 @@ class ResultsFolder:
         return self.path / "images" / f"{key}.png"
 
     def masks(self, key: str) -> NDArray[np.bool_]:
-        """The masks a picture ended with, ``(concepts, h, w)``."""
+        """The masks a picture ended with, ``(concepts, h, w)``; none where its method has none."""
         record = self.record(key) or {}
+        if record["masks"][0] == 0:
+            return np.zeros(record["masks"], dtype=bool)
         stacked = np.asarray(load_mask(self.path / "images" / f"{key}-masks.png")) > 127
         return stacked.reshape(record["masks"])
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from concept_conductor.evaluation.checkpoints import Checkpoint
+from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.checkpoints import Checkpoint, best_device
 from concept_conductor.evaluation.embedders import CLIP, DINOV2, ClipEmbedder, DinoEmbedder, Embedder, JudgeEmbedder
 from concept_conductor.evaluation.grounding import (
     GROUNDING_DINO,
@@ -62,8 +63,7 @@ class Instruments:
         Raises:
             ConductorError: an unknown name of a checkpoint, or a device that is not there.
         """
-        from concept_conductor.errors import ConductorError
-
+        device = best_device(device)
         published = {
             "grounding_dino": GROUNDING_DINO,
             "sam": SAM,

@@ -12,12 +12,10 @@ from typing import Any
 
 from concept_conductor import __version__
 from concept_conductor.documents import Place
-from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark import Benchmark, SceneSpec
 from concept_conductor.evaluation.drawings import layout_of
-from concept_conductor.evaluation.methods import METHODS, Method
-from concept_conductor.files import sha256_of
-from concept_conductor.provenance import locate_model, model_sha256
+from concept_conductor.evaluation.methods import METHODS, Method, find_methods
+from concept_conductor.provenance import locate_model, model_sha256, sha256_at
 from concept_conductor.recipe import Recipe
 from concept_conductor.rendering import located_files
 
@@ -93,11 +91,7 @@ def chosen_methods(benchmark: Benchmark, names: Sequence[str] | None = None) -> 
     Raises:
         ConductorError: there is no such method.
     """
-    wanted = list(dict.fromkeys(names or benchmark.methods or METHODS))
-    for name in wanted:
-        if name not in METHODS:
-            raise ConductorError(f"there is no method '{name}'; expected some of {', '.join(METHODS)}")
-    return [METHODS[name] for name in wanted]
+    return find_methods(list(names or benchmark.methods or METHODS))
 
 
 def plan(benchmark: Benchmark, methods: Sequence[Method], folder: Path) -> list[Job]:
@@ -123,9 +117,9 @@ def _jobs(
     for scene in benchmark.scenes():
         recipe = benchmark.recipe(scene, layout_of(benchmark, scene, folder))
         paths = {place: Path(path) for place, path in located_files(recipe).items()}
-        for path in paths.values():
+        for place, path in paths.items():
             if path not in known:
-                known[path] = sha256_of(path)
+                known[path] = sha256_at(place, path)
         hashes = {place: known[path] for place, path in paths.items()}
         for method in methods:
             group = Group(method, scene, recipe, paths, hashes, model)

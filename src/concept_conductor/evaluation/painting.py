@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from concept_conductor.evaluation.jobs import Group, Job
-from concept_conductor.pipeline import ConceptConductorPipeline
+from concept_conductor.evaluation.methods import Sampler
+from concept_conductor.pipeline import ConceptConductorPipeline, to_uint8
 from concept_conductor.provenance import locate_model
 from concept_conductor.recipe import Recipe
 from concept_conductor.rendering import Rendering, StepReport, load_pipeline
@@ -56,6 +59,8 @@ class Painter:
         """
         rendering = self._open(job.group)
         watch = Watch.start(rendering.pipe.backbone.device)
+        if job.group.method.sampler is not None:
+            return self._by_another_way(job, rendering, job.group.method.sampler, watch)
         picture = rendering.picture(job.seed, progress)
         record = {
             "provenance": picture.provenance.model_dump(mode="json"),
@@ -65,6 +70,23 @@ class Painter:
             "blacked_out_by_safety_checker": picture.flagged,
         }
         return Painted(job.key, np.asarray(picture.image.convert("RGB")), picture.masks, record)
+
+    def _by_another_way(self, job: Job, rendering: Rendering, sampler: Sampler, watch: Watch) -> Painted:
+        """A picture that a method other than this project's makes; it has no masks."""
+        start = time.perf_counter()
+        made = Image.fromarray(to_uint8(sampler(rendering, job.seed)[None])[0])
+        (checked,), flagged = rendering.pipe.safety_checked([made])
+        image = np.asarray(checked.convert("RGB"))
+        used = rendering.provenance.recipe.model_copy(update={"seeds": (job.seed,)})
+        provenance = rendering.provenance.model_copy(update={"seed": job.seed, "recipe": used})
+        record = {
+            "provenance": provenance.model_dump(mode="json"),
+            "seconds": round(time.perf_counter() - start, 3),
+            "peak_memory_bytes": watch.peak(),
+            "memory_of": "gpu" if watch.device.type == "cuda" else "process",
+            "blacked_out_by_safety_checker": bool(flagged and flagged[0]),
+        }
+        return Painted(job.key, image, np.zeros((0, *image.shape[:2]), dtype=bool), record)
 
     def _open(self, group: Group) -> Rendering:
         if self._rendering is None or self._group is None or group.content != self._group.content:

@@ -27,6 +27,7 @@ __all__ = [
     "Instruments",
     "Item",
     "Metric",
+    "Observation",
     "Row",
     "Subject",
     "default_metrics",

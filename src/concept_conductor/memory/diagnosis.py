@@ -19,7 +19,7 @@ from concept_conductor.memory.advice import GIB, Option, options
 from concept_conductor.memory.blueprint import PUBLISHED, Blueprint
 from concept_conductor.memory.estimate import Estimate, Rehearsal, Thrift
 from concept_conductor.prompts import ConceptPrompt
-from concept_conductor.provenance import locate, locate_model
+from concept_conductor.provenance import locate_in, locate_model
 from concept_conductor.recipe import Recipe
 from concept_conductor.rendering import misfits, number_type, open_files, settings_of
 from concept_conductor.scene import image_size
@@ -125,9 +125,9 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
 def _opened(recipe: Recipe, problems: list[str]) -> list[ConceptPrompt]:
     """The recipe's concepts, after all of its files have been opened; what is wrong goes into ``problems``."""
     paths: dict[Place, Path | str] = {}
-    for place, name in recipe.files().items():
+    for place in recipe.files():
         try:
-            paths[place] = locate(name, recipe.folder)
+            paths[place] = locate_in(recipe, place, recipe.folder)
             if not Path(paths[place]).exists():
                 raise ConductorError(f"there is no file '{paths[place]}'; paths count from the recipe's folder")
         except ConductorError as error:

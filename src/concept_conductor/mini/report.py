@@ -3,7 +3,7 @@
 A concept is shipped as `concepts/CLASS-STYLE.safetensors`, of the held-out design `CLASS/STYLE`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
@@ -13,18 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from concept_conductor import (
-    Alignment,
-    Concept,
-    ConceptConductorPipeline,
-    ConceptPrompt,
-    ConductorOutput,
-    Injection,
-    Inversion,
-    Layout,
-    Refinement,
-)
-from concept_conductor.concepts.concept import LowRank, Update
+from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, ConductorOutput, Inversion, Layout
+from concept_conductor.baselines.merged import sample_merged
+from concept_conductor.evaluation.methods import Method
 from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.judge import Finding, Judge
 from concept_conductor.mini.world import World, caption
@@ -50,14 +41,6 @@ PAIRS = (
     ("robot-emojione", "mug-noto"),
 )
 """Pairs of concepts, look-alikes first; the first stands left."""
-
-METHODS = {
-    "full method": (Alignment(), Injection(), Refinement()),
-    "without alignment": (None, Injection(), Refinement()),
-    "without injection": (Alignment(), None, Refinement()),
-    "without refinement": (Alignment(), Injection(), None),
-}
-MERGED = "LoRAs merged into one model"
 
 
 @dataclass(frozen=True)
@@ -87,8 +70,7 @@ def text_to_image(
 ) -> list[Image.Image]:
     """Pictures of one prompt by the base model, or by one concept's own model, without layout."""
     backbone = pipe.backbone
-    shape = (1, 4, backbone.unet.config.sample_size, backbone.unet.config.sample_size)
-    noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    noise = initial_noise(pipe, seeds)
     if concept is None:
         texts, update = [backbone.encode_prompt(text) for text in (prompt, "")], {}
     else:
@@ -96,6 +78,12 @@ def text_to_image(
         update = scaled(concept.unet, WEIGHT)
     pixels = sample_alone(backbone, Conditioning.stack([texts]), update, noise, STEPS, GUIDANCE)
     return [Image.fromarray(picture) for picture in to_uint8(pixels)]
+
+
+def initial_noise(pipe: ConceptConductorPipeline, seeds: Sequence[int]) -> Tensor:
+    """One image's noise for each seed, `(images, 4, h, w)`."""
+    side = pipe.backbone.unet.config.sample_size
+    return torch.cat([torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def singles(pipe: ConceptConductorPipeline, world: World, seeds: int) -> Iterator[tuple[str, Image.Image, bool]]:
@@ -152,28 +140,25 @@ def compose(
     concepts: Sequence[Concept],
     classes: Sequence[str],
     arrangement: Arrangement,
-    method: str,
+    method: Method,
     seeds: Sequence[int],
 ) -> list[Image.Image]:
-    """Pictures of two concepts by one of `METHODS`, or by one model that both are merged into."""
-    names = [" ".join(concept.placeholders) for concept in concepts]
-    backdrop = arrangement.prompt.removeprefix(caption(list(classes), counted=False))
-    if method == MERGED:
-        return text_to_image(pipe, caption(names) + backdrop, seeds, merged(concepts))
-    alignment, injection, refinement = METHODS[method]
-    variants = [caption([name, name], counted=False) + backdrop for name in names]
+    """Pictures of two concepts by the method, its ablations, or one model that both are merged into."""
+    entries = [ConceptPrompt(concept, replaces=list(dict.fromkeys(classes)), weight=WEIGHT) for concept in concepts]
+    if method.sampler is not None:
+        noise = initial_noise(pipe, seeds)
+        pixels = sample_merged(pipe, arrangement.prompt, entries, noise, STEPS, GUIDANCE)
+        return [Image.fromarray(picture) for picture in to_uint8(pixels)]
     output = pipe(
         arrangement.prompt,
-        [ConceptPrompt(concept, text, weight=WEIGHT) for concept, text in zip(concepts, variants)],
+        entries,
         arrangement.layout,
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
         num_images_per_prompt=len(seeds),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        alignment=alignment,
-        injection=injection,
-        refinement=refinement,
         inversion=Inversion(steps=250),
+        **method.changes,
     )
     assert isinstance(output, ConductorOutput)
     return list(output.images)
@@ -190,65 +175,68 @@ def assess(findings: list[Finding], designs: Sequence[str], arrangement: Arrange
     return outcome
 
 
-def merged(concepts: Sequence[Concept]) -> Concept:
-    """One concept with the placeholders and the summed low-rank updates of all `concepts`."""
-
-    def total(layers: Sequence[Mapping[str, Update]]) -> dict[str, Update]:
-        names = dict.fromkeys(name for updates in layers for name in updates)
-        parts = {
-            name: [update for updates in layers if isinstance(update := updates.get(name), LowRank)] for name in names
-        }
-        return {
-            name: LowRank(torch.cat([u.down for u in updates]), torch.cat([u.up for u in updates], 1))
-            for name, updates in parts.items()
-        }
-
-    tokens: dict[str, Tensor] = {}
-    for concept in concepts:
-        tokens |= concept.tokens[0]
-    encoder = total([concept.text_encoders[0] for concept in concepts])
-    return Concept("merged", (tokens,), (encoder,), total([concept.unet for concept in concepts]))
-
-
 def measure(
-    pipe: ConceptConductorPipeline, world: World, concepts: dict[str, Concept], seeds: int, out: Path
-) -> list[tuple[str, str]]:
-    """All figures, as (what, how much), from `seeds` pictures per prompt; contact sheets go to the folder `out`."""
+    pipe: ConceptConductorPipeline,
+    world: World,
+    concepts: dict[str, Concept],
+    seeds: int,
+    out: Path,
+    methods: Sequence[Method],
+    pairs: int = len(PAIRS),
+) -> Iterator[tuple[str, str]]:
+    """Figures, as (what, how much), from `seeds` pictures per prompt; contact sheets go to the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    judge, rows = Judge.load(), []
+    yield from measure_base(pipe, world, concepts, seeds, out)
+    known = [pair for pair in PAIRS if set(pair) <= set(concepts)][:pairs]
+    for method in methods if known else ():
+        yield from measure_pairs(pipe, world, concepts, known, seeds, out, method)
 
+
+def measure_base(
+    pipe: ConceptConductorPipeline, world: World, concepts: dict[str, Concept], seeds: int, out: Path
+) -> Iterator[tuple[str, str]]:
+    """Figures of the base model, and of each concept alone."""
     pictures = list(singles(pipe, world, seeds))
     contact_sheet([(prompt, picture) for prompt, picture, _ in pictures[:: max(1, seeds)]]).save(out / "singles.png")
-    rows.append(("class right, one object", share([right for *_, right in pictures])))
+    yield "class right, one object", share([right for *_, right in pictures])
 
     both = list(doubles(pipe, world, seeds))
     contact_sheet([(prompt, picture) for prompt, picture, *_ in both[:: max(1, seeds)]]).save(out / "doubles.png")
-    rows.append(("both classes present, two objects", share([present for _, _, present, _ in both])))
-    rows.append(("both present and in the right order", share([ordered for *_, ordered in both])))
+    yield "both classes present, two objects", share([present for _, _, present, _ in both])
+    yield "both present and in the right order", share([ordered for *_, ordered in both])
 
     if concepts:
         own = list(alone(pipe, concepts, world, seeds))
         contact_sheet([(name, picture) for name, picture, _ in own[:: max(1, seeds)]]).save(out / "concepts.png")
-        rows.append(("concept alone shows its own design", share([right for *_, right in own])))
+        yield "concept alone shows its own design", share([right for *_, right in own])
 
-    pairs = [pair for pair in PAIRS if set(pair) <= set(concepts)]
-    for method in (*METHODS, MERGED) if pairs else ():
-        outcomes, sheet = [], []
-        for number, pair in enumerate(pairs):
-            designs = [design_of(name) for name in pair]
-            classes = [design.split("/")[0] for design in designs]
-            for scene in (0, 1):
-                place = world.backdrop_names[(2 * number + scene) % len(world.backdrop_names)]
-                arrangement = arrange(world, classes, place, seed=scene)
-                chosen = [concepts[name] for name in pair]
-                for picture in compose(pipe, chosen, classes, arrangement, method, range(seeds)):
-                    outcomes.append(assess(judge.find(picture), designs, arrangement))
-                    sheet.append((" + ".join(pair), picture))
-        contact_sheet(sheet).save(out / f"{method.replace(' ', '-')}.png")
-        rows.append((f"{method}: both present", share([all(o.present) for o in outcomes])))
-        rows.append((f"{method}: both in their places", share([all(o.placed) for o in outcomes])))
-        rows.append((f"{method}: concepts omitted", share([gone for o in outcomes for gone in o.omitted])))
-    return rows
+
+def measure_pairs(
+    pipe: ConceptConductorPipeline,
+    world: World,
+    concepts: dict[str, Concept],
+    pairs: Sequence[tuple[str, str]],
+    seeds: int,
+    out: Path,
+    method: Method,
+) -> Iterator[tuple[str, str]]:
+    """Figures of one method over pairs of concepts, each in two layouts."""
+    judge = Judge.load()
+    outcomes, sheet = [], []
+    for number, pair in enumerate(pairs):
+        designs = [design_of(name) for name in pair]
+        classes = [design.split("/")[0] for design in designs]
+        for scene in (0, 1):
+            place = world.backdrop_names[(2 * number + scene) % len(world.backdrop_names)]
+            arrangement = arrange(world, classes, place, seed=scene)
+            chosen = [concepts[name] for name in pair]
+            for picture in compose(pipe, chosen, classes, arrangement, method, range(seeds)):
+                outcomes.append(assess(judge.find(picture), designs, arrangement))
+                sheet.append((" + ".join(pair), picture))
+    contact_sheet(sheet).save(out / f"{method.name}.png")
+    yield f"{method.title}: both present", share([all(o.present) for o in outcomes])
+    yield f"{method.title}: both in their places", share([all(o.placed) for o in outcomes])
+    yield f"{method.title}: concepts omitted", share([gone for o in outcomes for gone in o.omitted])
 
 
 def share(values: Sequence[bool]) -> str:

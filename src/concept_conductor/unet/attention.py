@@ -9,6 +9,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from concept_conductor.settings import Block
 from concept_conductor.unet.paths import Paths
 
 
@@ -28,14 +29,16 @@ class Role:
     """What one attention layer does in the method.
 
     Attributes:
+        index: position among the attention layers.
+        block: the part of the U-Net it is in.
         text: index of its layer-wise text, for cross-attention.
-        decoder: position among the decoder's attention layers, where features are fused.
         layout: its keys are the layout feature.
         mask: its probabilities are clustered into masks.
     """
 
+    index: int
+    block: Block
     text: int | None
-    decoder: int | None
     layout: bool
     mask: bool
 
@@ -65,9 +68,7 @@ class MultipathProcessor:
             conditional = forward.by_path(hidden_states)[:, 0]  # (paths, images, tokens, channels)
             forward.fusion.attention.append(self_attention_probabilities(attn, hidden_states, conditional.shape[:2]))
         output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
-        if role.decoder is None:
-            return output
-        return forward.fuse(role.decoder, output, cross_attention=role.text is not None)
+        return forward.fuse(role.index, output, role.block, cross_attention=role.text is not None)
 
 
 def self_attention_probabilities(attn: Attention, hidden_states: Tensor, conditional: torch.Size) -> Tensor:

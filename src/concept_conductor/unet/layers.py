@@ -10,8 +10,9 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.settings import Block
 
-STAGES = ("down_blocks.", "mid_block.", "up_blocks.")
+STAGES: dict[Block, str] = {"down": "down_blocks.", "mid": "mid_block.", "up": "up_blocks."}
 
 
 def plain(unet: nn.Module) -> nn.Module:
@@ -24,7 +25,7 @@ def plain(unet: nn.Module) -> nn.Module:
 def attention_layers(unet: nn.Module) -> dict[str, Attention]:
     """Every attention layer by name, in down, mid, up order."""
     named = [(name, module) for name, module in plain(unet).named_modules() if isinstance(module, Attention)]
-    return {name: module for stage in STAGES for name, module in named if name.startswith(stage)}
+    return {name: module for stage in STAGES.values() for name, module in named if name.startswith(stage)}
 
 
 def cross_attention_names(unet: nn.Module) -> list[str]:
@@ -32,9 +33,10 @@ def cross_attention_names(unet: nn.Module) -> list[str]:
     return [name for name, module in attention_layers(unet).items() if module.is_cross_attention]
 
 
-def decoder_attention_names(unet: nn.Module) -> list[str]:
-    """Names of all self- and cross-attention layers of the up blocks, where concepts are injected."""
-    return [name for name in attention_layers(unet) if name.startswith("up_blocks.")]
+def block_of(name: str) -> Block:
+    """Which part of the U-Net the layer called ``name`` is in."""
+    (block,) = (block for block, stage in STAGES.items() if name.startswith(stage))
+    return block
 
 
 def self_attention(unet: nn.Module, name: str, purpose: str) -> Attention:
@@ -45,8 +47,9 @@ def self_attention(unet: nn.Module, name: str, purpose: str) -> Attention:
     """
     layer = attention_layers(unet).get(name)
     if layer is None or layer.is_cross_attention:
+        example = next(n for n in attention_layers(unet) if block_of(n) == "up" and n.endswith("attn1"))
         raise ConductorError(
-            f"the {purpose} '{name}' is no self-attention layer of this U-Net; name one such as "
-            f"'{next(n for n in decoder_attention_names(unet) if n.endswith('attn1'))}' in conductor.json"
+            f"the {purpose} '{name}' is no self-attention layer of this U-Net; "
+            f"name one such as '{example}' in conductor.json"
         )
     return layer

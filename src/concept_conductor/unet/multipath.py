@@ -18,8 +18,8 @@ from concept_conductor.unet.attention import LayoutReached, MultipathProcessor, 
 from concept_conductor.unet.checkpointing import checkpointed
 from concept_conductor.unet.layers import (
     attention_layers,
+    block_of,
     cross_attention_names,
-    decoder_attention_names,
     plain,
     self_attention,
 )
@@ -150,14 +150,13 @@ def wrap(unet: UNet2DConditionModel, layout_layer: str, mask_layer: str, paths: 
     self_attention(unet, layout_layer, "layout layer")
     self_attention(unet, mask_layer, "mask layer")
     texts = {name: index for index, name in enumerate(cross_attention_names(unet))}
-    decoder = {name: index for index, name in enumerate(decoder_attention_names(unet))}
     wrapped = {}
-    for name, layer in attention_layers(unet).items():
+    for index, (name, layer) in enumerate(attention_layers(unet).items()):
         inner = layer.processor
         if "IPAdapter" in type(inner).__name__:
             raise ConductorError(
                 "the U-Net has IP-Adapter attention, which the method cannot run; call unload_ip_adapter() first"
             )
-        role = Role(texts.get(name), decoder.get(name), name == layout_layer, name == mask_layer)
+        role = Role(index, block_of(name), texts.get(name), name == layout_layer, name == mask_layer)
         wrapped[f"{name}.processor"] = MultipathProcessor(inner, role, paths)
     return wrapped

@@ -12,7 +12,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from concept_conductor.masks import Masks
-    from concept_conductor.settings import Injection
+    from concept_conductor.settings import Block, Injection
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Fusion:
         masks: where each concept is injected.
         layers: which attention layers are fused.
         record: also record the mask layer's self-attention probabilities.
-        kept: concept features of chunks already run, by decoder attention layer, in path order.
+        kept: concept features of chunks already run, by attention layer, in path order.
         attention: recorded probabilities ``(paths, images, tokens, tokens)``, the last chunk's last.
     """
 
@@ -64,19 +64,20 @@ class Forward:
         """View ``(rows, ...)`` as ``(paths, guidance, images, ...)``."""
         return rows.unflatten(0, (*self.texts.shape[:2], self.images))
 
-    def fuse(self, layer: int, output: Tensor, *, cross_attention: bool) -> Tensor:
-        """Eq. 4 at one decoder attention layer: ``f_0 <- f_0 (1 - M_i) + f_i M_i`` for every concept in order.
+    def fuse(self, layer: int, output: Tensor, block: Block, *, cross_attention: bool) -> Tensor:
+        """Eq. 4 at one attention layer: ``f_0 <- f_0 (1 - M_i) + f_i M_i`` for every concept in order.
 
         Where masks overlap the later concept wins. Concept paths keep their own features. If the base path
         comes in a later forward, the concepts' features are kept for it.
 
         Args:
-            layer: position among the decoder's attention layers.
+            layer: position among the attention layers.
             output: ``(rows, tokens, channels)`` after the output projection, before the residual.
+            block: the part of the U-Net it is in.
             cross_attention: what kind of layer it is.
         """
         fusion = self.fusion
-        if fusion is None or not (fusion.layers.cross_attention if cross_attention else fusion.layers.self_attention):
+        if fusion is None or not fusion.layers.fuses(block, cross_attention=cross_attention):
             return output
         features = self.by_path(output)  # (paths, guidance, images, tokens, channels)
         if self.present.start > 0:

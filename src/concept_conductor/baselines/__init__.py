@@ -1,0 +1,1 @@
+"""Other ways of getting several concepts into one picture, to compare with."""

@@ -1,0 +1,1 @@
+"""Where a layout's masks come from, besides drawn ones."""
