@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
 from concept_conductor.documents import Document, DocumentError, Place, named, read_document
 from concept_conductor.errors import ConductorError
-from concept_conductor.provenance import locate
+from concept_conductor.provenance import locate_in
 from concept_conductor.recipe import MAX_SEEDS, Count, LayoutEntry, Name, Real, Recipe, Seed, Text, parse_seeds
 from concept_conductor.settings import Settings
 
@@ -51,14 +51,15 @@ class BenchmarkConcept(Settings):
     """A concept of a benchmark.
 
     Attributes:
-        file: its file, or the name of a shipped one (``mini/NAME``).
+        file, revision: as in a recipe: a file, folder, shipped name (``mini/NAME``), hub repository, or several.
         class_words: what it is in plain words ("dog"): prompts say so, detectors look for it.
         weight: how strongly its low-rank weights apply; None for the pipeline's own.
         references: pictures of it that likeness is measured against; or
         design: its design in the sticker world, which then draws the references.
     """
 
-    file: Name
+    file: Name | Annotated[tuple[Name, ...], Field(min_length=1, max_length=8)]
+    revision: Text | None = None
     class_words: Text = ""
     weight: Annotated[Real, Field(ge=-10, le=10)] | None = None
     references: tuple[Name, ...] = ()
@@ -155,6 +156,11 @@ class SceneSpec(Settings):
     place: Place
     layout_place: Place
 
+    @property
+    def to_be_drawn(self) -> LayoutEntry:
+        """Stands for the layout until it is drawn."""
+        return LayoutEntry(image="drawn", prompt=self.text, masks=("drawn",) * len(self.concepts))
+
 
 class Benchmark(Settings):
     """Everything that decides a benchmark's pictures. Paths count from its file's folder.
@@ -209,8 +215,7 @@ class Benchmark(Settings):
         if complaints := list(benchmark._misfits()):
             raise DocumentError("\n".join(complaints))
         for scene in benchmark.scenes():
-            to_be_drawn = LayoutEntry(image="drawn", prompt=scene.text, masks=("drawn",) * len(scene.concepts))
-            benchmark.recipe(scene, scene.layout or to_be_drawn)
+            benchmark.recipe(scene, scene.layout or scene.to_be_drawn)
         return benchmark
 
     @property
@@ -272,7 +277,7 @@ class Benchmark(Settings):
             prompt=label,
             text=text,
             concepts=one.concepts,
-            replaces=tuple(dict.fromkeys(prompt.replaces or classes)),
+            replaces=prompt.replaces or tuple(classes),
             layout=layout,
             drawn=giver.drawn,
             place=place,
@@ -282,8 +287,8 @@ class Benchmark(Settings):
     def recipe(self, scene: SceneSpec, layout: LayoutEntry) -> Recipe:
         """The recipe of a scene by the full method, without seeds; its messages name the benchmark's lines."""
         entries = [
-            {"file": subject.file, "replaces": list(scene.replaces)}
-            | ({} if subject.weight is None else {"weight": subject.weight})
+            subject.model_dump(include={"file", "revision", "weight"}, exclude_none=True)
+            | {"replaces": list(scene.replaces)}
             for subject in (self.concepts[name] for name in scene.concepts)
         ]
         data = {
@@ -312,30 +317,35 @@ class Benchmark(Settings):
         Raises:
             DocumentError: some are not; a sentence for each, up to twenty.
         """
-        missing = []
-        for place, name in dict.fromkeys(self._files()):
-            try:
-                there = locate(name, self.folder).exists()
-            except ConductorError as error:
-                missing.append(self.complaint(place, str(error)))
-                continue
-            if not there:
-                missing.append(self.complaint(place, f"there is no file '{self.folder / name}'"))
-        if len(missing) > MAX_COMPLAINTS:
-            missing[MAX_COMPLAINTS:] = [f"... and {len(missing) - MAX_COMPLAINTS} more files are missing"]
-        if missing:
-            raise DocumentError("\n".join(missing))
-
-    def _files(self) -> Iterator[tuple[Place, str]]:
+        missing: dict[Place, str] = {}
         for name, subject in self.concepts.items():
-            yield ("concepts", name, "file"), subject.file
             for index, reference in enumerate(subject.references):
-                yield ("concepts", name, "references", index), reference
+                if not (self.folder / reference).is_file():
+                    missing["concepts", name, "references", index] = f"there is no file '{self.folder / reference}'"
         for scene in self.scenes():
-            if scene.layout is not None:
-                for place, file in self.recipe(scene, scene.layout).files().items():
-                    if place[0] == "layout":
-                        yield (*scene.layout_place, *place[1:]), file
+            recipe = self.recipe(scene, scene.layout or scene.to_be_drawn)
+            for place in recipe.files():
+                if place[0] == "layout" and scene.drawn is not None:
+                    continue
+                own = self._place(scene, place)
+                if own not in missing and (reason := _absent(recipe, place)):
+                    missing[own] = reason
+        complaints = [self.complaint(place, missing[place]) for place in sorted(missing, key=self._order)]
+        if len(complaints) > MAX_COMPLAINTS:
+            complaints[MAX_COMPLAINTS:] = [f"... and {len(complaints) - MAX_COMPLAINTS} more files are missing"]
+        if complaints:
+            raise DocumentError("\n".join(complaints))
+
+    def _place(self, scene: SceneSpec, place: Place) -> Place:
+        """Where a benchmark says what a scene's recipe has at ``place``."""
+        if place[0] == "concepts":
+            index = place[1]
+            assert isinstance(index, int)
+            return ("concepts", scene.concepts[index], *place[2:])
+        return (*scene.layout_place, *place[1:])
+
+    def _order(self, place: Place) -> tuple[int, str]:
+        return self._document.line(place) or 0, named(place)
 
     def _misfits(self) -> Iterator[str]:
         """What a single field does not show to be wrong."""
@@ -361,6 +371,15 @@ class Benchmark(Settings):
             for scene in self.scenes():
                 if (scene.layout is None) == (scene.drawn is None):
                     yield self.complaint(scene.place, "expected a layout here, for its combination or for all of them")
+
+
+def _absent(recipe: Recipe, place: Place) -> str | None:
+    """Why the file at a place of a recipe cannot be used; None where it is there."""
+    try:
+        path = locate_in(recipe, place, recipe.folder)
+    except ConductorError as error:
+        return str(error)
+    return None if path.exists() else f"there is no file '{path}'"
 
 
 def _filled(layout: LayoutEntry, words: Mapping[str, str]) -> LayoutEntry:

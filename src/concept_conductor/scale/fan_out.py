@@ -15,7 +15,7 @@ from concept_conductor.evaluation.jobs import Job
 from concept_conductor.evaluation.painting import Painted
 from concept_conductor.evaluation.running import OnStep
 from concept_conductor.scale.cluster import connected, shares
-from concept_conductor.scale.worker import Shipment, Worker
+from concept_conductor.scale.worker import Shipment, Worker, packed
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Crew:
     def _content(self, job: Job, digest: str) -> Any:
         if digest not in self.contents:
             place = next(place for place, known in job.group.hashes.items() if known == digest)
-            self.contents[digest] = self.ray.put(job.group.paths[place].read_bytes())
+            self.contents[digest] = self.ray.put(packed(job.group.paths[place]))
         return self.contents[digest]
 
     def _again(self, job: Job, error: Exception) -> None:

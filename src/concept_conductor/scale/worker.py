@@ -34,6 +34,13 @@ class Shipment:
         return Shipment({digest: job.group.paths[place].name for place, digest in job.group.hashes.items()})
 
 
+def packed(path: Path) -> dict[str, bytes]:
+    """Contents of a file, under no name, or of all files in a folder by their names in it."""
+    if not path.is_dir():
+        return {"": path.read_bytes()}
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
 class Worker:
     """The actor. Files are written once to a folder of its own, which goes when the process does.
 
@@ -57,7 +64,7 @@ class Worker:
 
         Args:
             job: with the driver's paths.
-            contents: SHA-256 -> reference to the file's bytes.
+            contents: SHA-256 -> reference to what :func:`packed` gives.
         """
         names = Shipment.of(job).names
         local = {place: self._unpacked(digest, names[digest], contents) for place, digest in job.group.hashes.items()}
@@ -69,8 +76,10 @@ class Worker:
     def _unpacked(self, digest: str, name: str, contents: Mapping[str, Any]) -> Path:
         import ray
 
-        file = Path(self.folder.name) / digest / name
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(ray.get(contents[digest]))
-        return file
+        target = Path(self.folder.name) / digest / name
+        if not target.exists():
+            for inner, content in ray.get(contents[digest]).items():
+                file = target / inner if inner else target
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+        return target
