@@ -17,6 +17,7 @@ from concept_conductor.evaluation.benchmark import Benchmark
 from concept_conductor.evaluation.jobs import Job, chosen_methods, plan
 from concept_conductor.evaluation.running import LocalRunner
 from concept_conductor.scale.fan_out import RayRunner
+from concept_conductor.scale.worker import Worker, packed
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -87,3 +88,16 @@ def test_nobody_answers(benchmark_file: Path) -> None:
         with pytest.raises(ConductorError, match=f"no Ray cluster answers at '{address}'"):
             list(RayRunner(address).paint_all(jobs_of(benchmark_file), lambda job, report: None))
     assert time.perf_counter() - start < 10
+
+
+def test_folders_travel_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "adapter"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "adapter_model.bin").write_bytes(b"weights")
+    (tmp_path / "mask.png").write_bytes(b"mask")
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    worker = Worker(1)
+    contents = {"a": packed(folder), "b": packed(tmp_path / "mask.png")}
+    assert (worker._unpacked("a", "adapter", contents) / "unet" / "adapter_model.bin").read_bytes() == b"weights"
+    assert worker._unpacked("b", "mask.png", contents).read_bytes() == b"mask"
+    worker.folder.cleanup()

@@ -62,6 +62,7 @@ def evaluate(
     from concept_conductor.evaluation.jobs import chosen_methods, plan
     from concept_conductor.evaluation.table import import_pandas
 
+    runner = runner_for(ray)
     wanted = chosen_methods(chosen, listed(methods))
     measured = checked_metrics(listed(metrics) or chosen.metrics)
     if not only_images:
@@ -69,7 +70,7 @@ def evaluate(
     chosen.check_files()
     folder = ResultsFolder.open(out or Path("outputs") / chosen.name, chosen)
     jobs = plan(chosen, wanted, folder.layouts)
-    make_pictures(chosen, folder, jobs, runner_for(ray))
+    make_pictures(chosen, folder, jobs, runner)
     if only_images:
         typer.echo(f"{len(jobs)} pictures in '{folder.path}'")
         return
@@ -107,13 +108,15 @@ def checked_metrics(names: Sequence[str] | None) -> list[str] | None:
 
 
 def runner_for(address: str | None) -> Runner:
-    """Who makes the pictures."""
+    """Who makes the pictures; a cluster that does not answer is said at once."""
     from concept_conductor.evaluation.running import LocalRunner
 
     if address is None:
         return LocalRunner()
+    from concept_conductor.scale.cluster import knock
     from concept_conductor.scale.fan_out import RayRunner
 
+    knock(address)
     return RayRunner(address)
 
 

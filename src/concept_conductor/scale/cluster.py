@@ -40,8 +40,7 @@ def connected(address: str) -> Iterator[Any]:
     if address == "local":
         options |= {"address": "local", "include_dashboard": False}
     else:
-        if address != "auto":
-            _knock(address)
+        knock(address)
         options["address"] = address
     try:
         ray.init(**options)
@@ -57,8 +56,14 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Look whether anyone listens."""
+def knock(address: str) -> None:
+    """Look whether anyone listens at an address; "auto" and "local" are none.
+
+    Raises:
+        ConductorError: nobody does, or it is no address.
+    """
+    if address in ("auto", "local"):
+        return
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
         raise ConductorError(f"the Ray address '{address}' is none; expected HOST:PORT, ray://HOST:PORT, auto or local")

@@ -1,0 +1,100 @@
+"""`conductor evaluate` and `conductor study`, from files to pages."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from concept_conductor.cli import evaluate
+from concept_conductor.evaluation.running import LocalRunner
+from tests.benchmarks.conftest import benchmark_file
+
+pandas = pytest.importorskip("pandas")
+pytest.importorskip("pyarrow")
+
+__all__ = ["benchmark_file"]
+
+
+def test_pictures_alone_and_once(conductor, benchmark_file: Path) -> None:
+    words = ("evaluate", benchmark_file, "--subset", "one", "--only-images", "--out", "here")
+    assert conductor(*words).out == "1 pictures in 'here'\n"
+    (picture,) = (file for file in Path("here/images").glob("*.png") if not file.stem.endswith("masks"))
+    made = picture.stat().st_mtime_ns
+    assert conductor(*words, "--methods", "full,no-injection").out == "2 pictures in 'here'\n"
+    assert picture.stat().st_mtime_ns == made
+    manifest = json.loads(Path("here/manifest.json").read_text())
+    assert (manifest["status"], manifest["jobs"]) == ("finished", {"asked": 2, "finished": 2})
+
+
+def test_interrupted_it_keeps_what_is_done_and_says_so(
+    conductor, benchmark_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(LocalRunner):
+        def paint_all(self, jobs, on_step):  # type: ignore[no-untyped-def]
+            yield next(super().paint_all(jobs, on_step))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "runner_for", lambda address: Interrupted())
+    outcome = conductor("evaluate", benchmark_file, "--only-images", "--out", "here")
+    assert outcome.status == 130
+    assert "interrupted: 1 of 16 pictures are finished and kept in 'here'" in outcome.err
+    assert json.loads(Path("here/manifest.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "full,best"], "there is no method 'best'; expected some of full, "),
+        (["--metrics", "beauty"], "there is no metric 'beauty'; expected some of "),
+        (["--subset", "half"], "the benchmark 'tiny' has no subset 'half'; it has: one"),
+        (["--ray", "127.0.0.1:1"], "no Ray cluster answers at '127.0.0.1:1'"),
+        (["--write", "copy.yaml"], "there is no shipped benchmark '"),
+    ],
+)
+def test_bad_input_is_one_sentence(conductor, benchmark_file: Path, words: list[str], said: str) -> None:
+    outcome = conductor("evaluate", benchmark_file, *words)
+    assert outcome.status == 1
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_shipped_benchmark_to_start_from(conductor) -> None:
+    assert conductor("evaluate", "paper", "--write", "mine.yaml").status == 0
+    assert Path("mine.yaml").read_text().startswith("# The paper's protocol")
+    assert "is there already" in conductor("evaluate", "paper", "--write", "mine.yaml").err
+    assert "line 20: 'concepts.dog6.file': there is no file" in conductor("evaluate", "mine.yaml").err
+
+
+@pytest.mark.slow
+def test_the_smallest_benchmark_from_end_to_end(conductor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCEPT_CONDUCTOR_CACHE", str(Path("cache").absolute()))
+    words = ("evaluate", "mini-look-alikes", "--subset", "ci", "--methods", "full,merged", "--out", "here")
+    outcome = conductor(*words)
+    assert outcome.status == 0, outcome.err
+    assert "| LoRAs merged into one model |" in outcome.out
+    results = pandas.read_parquet("here/results.parquet")
+    assert results["method"].tolist() == ["full", "merged"]
+    assert results["design"].between(0, 1).all()
+    assert Path("here/index.html").stat().st_size > 50_000
+    scored = {file: file.stat().st_mtime_ns for file in Path("here/scores").rglob("*.json")}
+    assert conductor(*words).out == outcome.out
+    assert {file: file.stat().st_mtime_ns for file in Path("here/scores").rglob("*.json")} == scored
+
+    assert conductor("study", "here", "--pictures", "2").out == "here/study/index.html\n"
+    key = json.loads(Path("here/study-key.json").read_text())
+    with open("answers.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["study", "rater", "picture", "question", "answer"])
+        for name, entry in key["pictures"].items():
+            mark = 5 if entry["method"] == "full" else 2
+            writer.writerows([key["study"], "me", name, question, mark] for question in ("text", "dog-noto"))
+    table = conductor("study", "here", "--answers", "answers.csv", "answers.csv").out
+    assert "| full method | 1 | 1 | 5.000 | 5.000 |" in table
+    assert "| LoRAs merged into one model | 1 | 1 | 2.000 | 2.000 |" in table
+
+
+def test_no_study_without_results(conductor) -> None:
+    assert "holds no results" in conductor("study", ".").err
