@@ -90,7 +90,7 @@ def test_json_is_as_good_as_yaml_and_round_trips(tmp_path: Path) -> None:
         ("weight: 0.8", "weight: .nan", 6, "'concepts[0].weight': expected a finite number, but it is nan"),
         ("masks: [dog.png, cat.png]", "masks: [dog.png]", 8, "'layout': 1 masks for 2 concepts; give one for each"),
         ("masks: [dog.png, cat.png]", "points: [[1, 2], [3]]", 11, "'layout.points[1][1]' is missing"),
-        ("  masks: [dog.png, cat.png]\n", "", 8, "'layout': expected either 'masks', 'points' or 'boxes'"),
+        ("  masks: [dog.png, cat.png]\n", "", 8, "'layout': expected either 'masks', 'points', 'boxes' or 'words'"),
         (
             "masks: [dog.png, cat.png]",
             "boxes: [[1, 2, 3, 4]]",

@@ -1,11 +1,11 @@
-"""What a layout is and where it comes from: a reference image with masks, points or boxes."""
+"""What a layout is and where it comes from: a reference image with masks, points, boxes or words."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +16,14 @@ from concept_conductor.clustering import kmeans
 from concept_conductor.errors import ConductorError
 from concept_conductor.inversion import BASE_PATH, Inverted
 from concept_conductor.layouts.boxes import Box, check_boxes, masks_in_boxes
+from concept_conductor.layouts.words import masks_of_words
 from concept_conductor.masks import Masks, to_latent_grid, token_grid
 from concept_conductor.settings import Injection, Refinement
 from concept_conductor.unet.multipath import Multipath
 from concept_conductor.unet.paths import Fusion
+
+if TYPE_CHECKING:
+    from concept_conductor.evaluation.grounding import Grounder
 
 #: A mask as users have it: a picture, or ``(h, w)`` bool, uint8, or float in 0..1.
 MaskLike = Image.Image | np.ndarray | Tensor
@@ -56,6 +60,15 @@ class Layout:
             raise ConductorError(
                 "a layout needs either masks= or points= or boxes= (one for each concept), exactly one of the three"
             )
+
+    @classmethod
+    def ground(cls, image: Image.Image, prompt: str, words: Sequence[str], grounder: Grounder) -> Layout:
+        """A layout whose masks are found by words; see :func:`.masks_of_words`.
+
+        Raises:
+            ConductorError: words name nothing, or fewer objects are there than words for them.
+        """
+        return cls(image, prompt, masks=list(masks_of_words(image.convert("RGB"), words, grounder)))
 
     @property
     def kind(self) -> str:

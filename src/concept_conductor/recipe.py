@@ -111,7 +111,8 @@ class LayoutEntry(Settings):
         prompt: what it shows.
         masks: a picture per concept, white inside; or
         points: ``[x, y]`` per concept, in pixels of ``image``; or
-        boxes: ``[left, top, right, bottom]`` per concept, in pixels of ``image``.
+        boxes: ``[left, top, right, bottom]`` per concept, in pixels of ``image``; or
+        words: what each concept takes the place of in ``image``, "a dog" or "a dog on the right".
     """
 
     image: Name
@@ -119,17 +120,20 @@ class LayoutEntry(Settings):
     masks: tuple[Name, ...] | None = None
     points: tuple[tuple[Real, Real], ...] | None = None
     boxes: tuple[tuple[Real, Real, Real, Real], ...] | None = None
+    words: tuple[Text, ...] | None = None
 
     @model_validator(mode="after")
-    def _one_of_three(self) -> LayoutEntry:
-        if sum(places is not None for places in (self.masks, self.points, self.boxes)) != 1:
-            raise ValueError("expected either 'masks', 'points' or 'boxes', one for each concept, exactly one of them")
+    def _one_of_four(self) -> LayoutEntry:
+        if sum(places is not None for places in (self.masks, self.points, self.boxes, self.words)) != 1:
+            raise ValueError(
+                "expected either 'masks', 'points', 'boxes' or 'words', one for each concept, exactly one of them"
+            )
         return self
 
     @property
     def kind(self) -> str:
         """The name of the field that says where the concepts are."""
-        return next(name for name in ("masks", "points", "boxes") if getattr(self, name) is not None)
+        return next(name for name in ("masks", "points", "boxes", "words") if getattr(self, name) is not None)
 
 
 class PlacementEntry(Settings):

@@ -19,6 +19,7 @@ from concept_conductor.backbones import Backbone, Defaults
 from concept_conductor.concepts import Concept
 from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.grounding import default_grounder
 from concept_conductor.images import load_image, load_mask
 from concept_conductor.layout import Layout
 from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput, to_uint8
@@ -228,7 +229,14 @@ def open_files(
         masks = None
         if given.masks is not None:
             masks = [opened(load_mask, "layout", "masks", index) for index in range(len(given.masks))]
-        layout = Layout(opened(load_image, "layout", "image"), given.prompt, masks, given.points, given.boxes)
+        image = opened(load_image, "layout", "image")
+        if given.words is not None:
+            try:
+                layout = Layout.ground(image, given.prompt, given.words, default_grounder(recipe.model))
+            except ConductorError as error:
+                raise recipe.error(("layout", "words"), str(error)) from error
+        else:
+            layout = Layout(image, given.prompt, masks, given.points, given.boxes)
     if (into := recipe.placement) is not None:
         image, mask = opened(load_image, "placement", "image"), opened(load_mask, "placement", "mask")
         placement = Placement(image, mask, into.prompt, into.background)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from concept_conductor.cli import hide_loading_bars
 from concept_conductor.errors import ConductorError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def study(
     The page (DIR/study) asks of each picture how well it fits its text, and how much each concept is like its
     references, from 1 to 5. Whose pictures they are stands in DIR/study-key.json alone: give that to nobody.
     """
+    hide_loading_bars()
     from concept_conductor.evaluation.folder import read_manifest
     from concept_conductor.evaluation.study import choose, table, write_study
 

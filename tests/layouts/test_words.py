@@ -1,0 +1,73 @@
+"""Layouts from words: found by the embedded judge in drawn scenes whose masks are known, and by a stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from concept_conductor import Layout
+from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.grounding import JudgeGrounder, Segment
+from concept_conductor.layouts.words import masks_of_words
+from concept_conductor.mini.presets import CPU
+from concept_conductor.mini.report import arrange
+
+PICTURE = Image.new("RGB", (80, 40))
+
+
+class Found:
+    """Finds dogs at these columns, the first surest, and a cat in column 70."""
+
+    def __init__(self, *columns: int) -> None:
+        self.columns = {"a dog": columns, "a cat": (70,)}
+
+    def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
+        def segment(noun: str, number: int, column: int) -> Segment:
+            mask = np.zeros((40, 80), dtype=bool)
+            mask[:, column] = True
+            return Segment(noun, 0.9 - 0.1 * number, (column, 0, column + 1, 40), mask)
+
+        return [[segment(noun, *one) for one in enumerate(self.columns.get(noun, ()))] for noun in words]
+
+    def identity(self) -> str:
+        return "found"
+
+
+def columns(words: list[str], *dogs: int) -> list[int]:
+    return [int(np.flatnonzero(mask.any(0))[0]) for mask in masks_of_words(PICTURE, words, Found(*dogs))]
+
+
+def test_the_same_words_go_from_left_to_right() -> None:
+    assert columns(["a dog", "a cat", "a dog"], 50, 10) == [10, 70, 50]
+    assert columns(["a dog", "a dog"], 50, 10, 30) == [10, 50]  # the two surest
+
+
+def test_a_side_may_be_said() -> None:
+    assert columns(["a dog on the right", "a dog on the left"], 50, 10, 30) == [50, 10]
+    assert columns(["a dog, on the right"], 10, 30) == [30]
+    assert columns(["a dog on the right", "a dog"], 50, 10) == [50, 10]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["a dog", "a ship"], "'a ship' is not found .*found: 1 of 'a dog'"),
+        (["a dog", "a dog"], "'a dog' is found 1 times .* wanted 2 times"),
+    ],
+)
+def test_what_is_not_there(words: list[str], sentence: str) -> None:
+    with pytest.raises(ConductorError, match=sentence):
+        columns(words, 10)
+
+
+@pytest.mark.parametrize("classes", [("dog", "robot"), ("mug", "mug")])
+def test_the_judge_finds_what_was_drawn(classes: tuple[str, str]) -> None:
+    drawn = arrange(CPU.world(), classes, "grass", seed=3).layout
+    layout = Layout.ground(drawn.image, drawn.prompt, [f"a {name}" for name in classes], JudgeGrounder())
+    assert layout.kind == "masks"
+    for exact, mask in zip(drawn.masks or (), layout.masks or (), strict=True):
+        exact, mask = np.asarray(exact) > 0, np.asarray(mask)
+        assert (exact & mask).sum() / (exact | mask).sum() > 0.7
