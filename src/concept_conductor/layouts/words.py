@@ -59,10 +59,11 @@ def _check(found: dict[str, list[Segment]], counts: Counter[str]) -> None:
     for noun, count in counts.items():
         if len(found[noun]) < count:
             times = {0: "not found", 1: "found once"}.get(len(found[noun]), f"found {len(found[noun])} times")
+            wanted = "once" if count == 1 else f"{count} times"
             raise ConductorError(
-                f"'{noun}' is {times} in the layout picture, but it is wanted "
-                f"{'once' if count == 1 else f'{count} times'} (found: {', '.join(seen) or 'nothing'}); use other words, give masks, points or boxes, or ground it "
-                "in Python with GroundedSam(box_threshold=...) below 0.3"
+                f"'{noun}' is {times} in the layout picture, but it is wanted {wanted} (found: "
+                f"{', '.join(seen) or 'nothing'}); use other words, give masks, points or boxes, or ground it in Python "
+                "with GroundedSam(box_threshold=...) below 0.3"
             )
 
 
