@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from concept_conductor import images
+from concept_conductor import Layout, Placement, images
 from concept_conductor.errors import ConductorError
 from concept_conductor.images import (
     contact_sheet,
@@ -24,6 +24,7 @@ from concept_conductor.images import (
     save_png,
     thumbnail,
 )
+from concept_conductor.layout import mask_pixels
 
 RED = (255, 0, 0)
 
@@ -235,3 +236,17 @@ def test_overlay_tints_only_the_masks() -> None:
     overlay = mask_overlay(Image.new("RGB", (4, 4), "white"), masks)
     assert overlay.getpixel((3, 0)) == (255, 255, 255)
     assert overlay.getpixel((0, 0)) != overlay.getpixel((3, 3)) != (255, 255, 255)
+
+
+def test_pictures_in_memory_are_read_like_files() -> None:
+    """Upright, transparency on white (masks: outside), 16 bits brought to 8."""
+    turned = Image.new("RGB", (4, 2), "red")
+    turned.getexif()[0x0112] = 6
+    assert Layout(turned, "red", points=[(0, 0)]).image.size == (2, 4)
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    layout = Layout(clear, "nothing", masks=[clear])
+    assert layout.image.mode == "RGB" and layout.image.getpixel((0, 0)) == (255, 255, 255)
+    assert not mask_pixels(clear, (8, 8)).any()
+    deep = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
+    assert mask_pixels(deep, (4, 4)).unique().tolist() == [156]
+    assert Placement(clear, deep).image.getpixel((3, 3)) == (255, 255, 255)

@@ -55,7 +55,7 @@ def load_image(path: str | Path) -> Image.Image:
     Raises:
         ConductorError: the file is missing, no picture, damaged, or larger than ``MAX_PIXELS``.
     """
-    return _flatten(_decode(Path(path)), "white").convert("RGB")
+    return as_picture(_decode(Path(path)))
 
 
 def load_mask(path: str | Path) -> Image.Image:
@@ -64,11 +64,21 @@ def load_mask(path: str | Path) -> Image.Image:
     Raises:
         ConductorError: as for :func:`load_image`.
     """
-    return _flatten(_decode(Path(path)), "black").convert("L")
+    return as_mask(_decode(Path(path)))
+
+
+def as_picture(image: Image.Image) -> Image.Image:
+    """An image in memory as RGB, as :func:`load_image` reads one."""
+    return _flatten(_upright(image), "white").convert("RGB")
+
+
+def as_mask(image: Image.Image) -> Image.Image:
+    """An image in memory as L, as :func:`load_mask` reads one."""
+    return _flatten(_upright(image), "black").convert("L")
 
 
 def _decode(path: Path) -> Image.Image:
-    """Pixels of any mode, upright; the size is checked before they are decoded."""
+    """Pixels of any mode; the size is checked before they are decoded."""
     if not path.is_file():
         raise ConductorError(f"there is no picture '{path}'; check the path, which counts from the recipe's folder")
     try:
@@ -80,9 +90,7 @@ def _decode(path: Path) -> Image.Image:
                 if (pixels := image.width * image.height) > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{pixels} pixels")
                 image.load()
-                with suppress(*_DECODING_ERRORS):  # likewise
-                    ImageOps.exif_transpose(image, in_place=True)
-                return image.copy()
+                return _upright(image).copy()  # a copy has lost a TIFF's orientation
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         counted = re.search(r"(\d+) pixels", str(error))  # in Pillow's own words too
         came = f"{int(counted[1]):,}" if counted else "too many"
@@ -93,6 +101,14 @@ def _decode(path: Path) -> Image.Image:
         raise ConductorError(f"'{path}' is no picture; expected one of {', '.join(FORMATS)}") from error
     except _DECODING_ERRORS as error:
         raise ConductorError(f"'{path}' is damaged or incomplete ({error}); save or download it again") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data says; a damaged tag leaves the pixels as they are."""
+    with suppress(*_DECODING_ERRORS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*EXIF")
+        return ImageOps.exif_transpose(image)
+    return image
 
 
 def _flatten(image: Image.Image, background: str) -> Image.Image:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from concept_conductor.clustering import kmeans
 from concept_conductor.errors import ConductorError
+from concept_conductor.images import as_mask, as_picture
 from concept_conductor.inversion import BASE_PATH, Inverted
 from concept_conductor.layouts.boxes import Box, check_boxes, masks_in_boxes
 from concept_conductor.layouts.words import masks_of_words
@@ -56,6 +57,7 @@ class Layout:
     def __post_init__(self) -> None:
         if not isinstance(self.image, Image.Image):
             raise ConductorError(f"the layout's image must be a PIL image, but it is a {type(self.image).__name__}")
+        object.__setattr__(self, "image", as_picture(self.image))
         if sum(places is not None for places in (self.masks, self.points, self.boxes)) != 1:
             raise ConductorError(
                 "a layout needs either masks= or points= or boxes= (one for each concept), exactly one of the three"
@@ -68,7 +70,7 @@ class Layout:
         Raises:
             ConductorError: words name nothing, or fewer objects are there than words for them.
         """
-        return cls(image, prompt, masks=list(masks_of_words(image.convert("RGB"), words, grounder)))
+        return cls(image, prompt, masks=list(masks_of_words(as_picture(image), words, grounder)))
 
     @property
     def kind(self) -> str:
@@ -232,7 +234,7 @@ def mask_pixels(mask: MaskLike, size: tuple[int, int]) -> Tensor:
         if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
             array = (np.clip(array.astype(np.float32), 0, 1) * 255).round()
         mask = Image.fromarray(array.astype(np.uint8))
-    return torch.from_numpy(np.array(mask.convert("L").resize(size)))
+    return torch.from_numpy(np.array(as_mask(mask).resize(size)))
 
 
 def image_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from concept_conductor.backbones import Backbone
 from concept_conductor.errors import ConductorError
+from concept_conductor.images import as_picture
 from concept_conductor.inversion import InversionSource, Inverted
 from concept_conductor.layout import MaskLike
 
@@ -36,6 +37,7 @@ class Placement:
     def __post_init__(self) -> None:
         if self.background not in ("inversion", "noise"):
             raise ConductorError(f"the placement's background must be 'inversion' or 'noise', not {self.background!r}")
+        object.__setattr__(self, "image", as_picture(self.image))
 
 
 #: Gives an image's inversion at all timesteps of the run.

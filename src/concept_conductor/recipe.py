@@ -210,7 +210,9 @@ class Recipe(Settings):
         concepts = info.data.get("concepts", ())
         if layout is None:
             if concepts:
-                raise ValueError("concepts need a layout; give its 'image', 'prompt', and 'masks', 'points' or 'boxes'")
+                raise ValueError(
+                    "concepts need a layout; give its 'image', 'prompt', and 'masks', 'points', 'boxes' or 'words'"
+                )
             return layout
         kind = layout.kind
         places = getattr(layout, kind)

@@ -55,7 +55,7 @@ def test_a_side_may_be_said() -> None:
     ("words", "sentence"),
     [
         (["a dog", "a ship"], "'a ship' is not found .*found: 1 of 'a dog'"),
-        (["a dog", "a dog"], "'a dog' is found 1 times .* wanted 2 times"),
+        (["a dog", "a dog"], "'a dog' is found once .* wanted 2 times"),
     ],
 )
 def test_what_is_not_there(words: list[str], sentence: str) -> None:

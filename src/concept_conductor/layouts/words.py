@@ -58,9 +58,9 @@ def _check(found: dict[str, list[Segment]], counts: Counter[str]) -> None:
     seen = [f"{len(segments)} of '{noun}'" for noun, segments in found.items() if segments]
     for noun, count in counts.items():
         if len(found[noun]) < count:
-            there = f"'{noun}' is found {len(found[noun])} times" if found[noun] else f"'{noun}' is not found"
+            times = {0: "not found", 1: "found once"}.get(len(found[noun]), f"found {len(found[noun])} times")
             raise ConductorError(
-                f"{there} in the layout picture, but it is wanted {'once' if count == 1 else f'{count} times'} "
+                f"'{noun}' is {times} in the layout picture, but it is wanted {'once' if count == 1 else f'{count} times'} "
                 f"(found: {', '.join(seen) or 'nothing'}); use other words, give masks, points or boxes, or ground it "
                 "in Python with GroundedSam(box_threshold=...) below 0.3"
             )
