@@ -16,6 +16,7 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark import Benchmark
 from concept_conductor.evaluation.jobs import Job, chosen_methods, plan
 from concept_conductor.evaluation.running import LocalRunner
+from concept_conductor.scale.cluster import reach
 from concept_conductor.scale.fan_out import RayRunner
 from concept_conductor.scale.worker import Worker, packed
 
@@ -50,7 +51,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_killed_worker_and_a_killed_node_lose_and_double_nothing(benchmark_file: Path, cluster, caplog) -> None:
-    benchmark_file.write_text(benchmark_file.read_text().replace("seeds: 0-1", "seeds: 0-2"))
     jobs = jobs_of(benchmark_file)
     alone = {job.key: painted for job, painted in LocalRunner().paint_all(jobs, lambda job, report: None)}
     far = next(node for node in cluster.list_all_nodes() if not node.head)
@@ -80,14 +80,28 @@ def test_no_address(address: str, benchmark_file: Path) -> None:
         list(RayRunner(address).paint_all(jobs_of(benchmark_file), lambda job, report: None))
 
 
-def test_nobody_answers(benchmark_file: Path) -> None:
+def test_nobody_answers(benchmark_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
         start = time.perf_counter()
         with pytest.raises(ConductorError, match=f"no Ray cluster answers at '{address}'"):
             list(RayRunner(address).paint_all(jobs_of(benchmark_file), lambda job, report: None))
-    assert time.perf_counter() - start < 10
+        monkeypatch.setenv("RAY_ADDRESS", address)  # where a former cluster was, for instance
+        with pytest.raises(ConductorError, match="no Ray cluster answers at"):
+            list(RayRunner("auto").paint_all(jobs_of(benchmark_file), lambda job, report: None))
+    assert time.perf_counter() - start < 15
+
+
+def test_no_cluster_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(address: str) -> str:
+        raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to")
+
+    monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", none)
+    with pytest.raises(
+        ConductorError, match=r"reached at 'auto' \(Could not find any running Ray instance\); start one"
+    ):
+        reach("auto")
 
 
 def test_folders_travel_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

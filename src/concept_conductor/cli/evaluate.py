@@ -58,6 +58,7 @@ def evaluate(
     chosen = open_benchmark(benchmark)
     if subset is not None:
         chosen = chosen.subset(subset)
+    from concept_conductor.evaluation.drawings import references_of
     from concept_conductor.evaluation.folder import ResultsFolder
     from concept_conductor.evaluation.jobs import chosen_methods, plan
     from concept_conductor.evaluation.table import import_pandas
@@ -69,6 +70,8 @@ def evaluate(
         import_pandas()  # what is missing is said before the long part, not after it
     chosen.check_files()
     folder = ResultsFolder.open(out or Path("outputs") / chosen.name, chosen)
+    for name in chosen.concepts:
+        references_of(chosen, name, folder.references)  # a design that there is not is said before the long part
     jobs = plan(chosen, wanted, folder.layouts)
     make_pictures(chosen, folder, jobs, runner)
     if only_images:
@@ -113,11 +116,10 @@ def runner_for(address: str | None) -> Runner:
 
     if address is None:
         return LocalRunner()
-    from concept_conductor.scale.cluster import knock
+    from concept_conductor.scale.cluster import reach
     from concept_conductor.scale.fan_out import RayRunner
 
-    knock(address)
-    return RayRunner(address)
+    return RayRunner(reach(address))
 
 
 def make_pictures(benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], runner: Runner) -> None:

@@ -22,48 +22,53 @@ def connected(address: str) -> Iterator[Any]:
     """Ray, connected to ``address`` as long as the block lasts.
 
     Args:
-        address: ``HOST:PORT``, ``ray://HOST:PORT``, "auto" (the cluster of this machine), or "local" (a cluster of
-            this machine alone, ended afterwards). A connection that is there already is used and left alone.
+        address: see :func:`reach`. A connection that is there already is used and left alone.
 
     Raises:
         ConductorError: Ray is not installed, or there is no cluster at that address.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ConductorError("Ray is not installed; pip install 'concept-conductor[ray]'") from error
+    ray = _imported()
     if ray.is_initialized():
         yield ray
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning about its future default
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody about it
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
-        options |= {"address": "local", "include_dashboard": False}
-    else:
-        knock(address)
-        options["address"] = address
+        options["include_dashboard"] = False
     try:
-        ray.init(**options)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise ConductorError(
-            f"no Ray cluster could be reached at '{address}' ({reason}); start one with ray start --head, or use "
-            "--ray local"
-        ) from error
+        ray.init(address=reach(address), **options)
+    except (ConnectionError, OSError, RuntimeError) as error:
+        raise _unreachable(address, error) from error
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-def knock(address: str) -> None:
-    """Look whether anyone listens at an address; "auto" and "local" are none.
+def reach(address: str) -> str:
+    """Look at once whether a cluster answers, for which Ray would wait for minutes.
+
+    Args:
+        address: ``HOST:PORT``, ``ray://HOST:PORT``, "auto" (``$RAY_ADDRESS``, or the cluster of this machine), or
+            "local" (a cluster of this machine alone, ended afterwards).
+
+    Returns:
+        Where it is: "auto" as ``HOST:PORT``.
 
     Raises:
-        ConductorError: nobody does, or it is no address.
+        ConductorError: Ray is not installed, nobody answers, or it is no address.
     """
-    if address in ("auto", "local"):
-        return
+    _imported()
+    if address == "local":
+        return address
+    if address == "auto":
+        from ray._private.services import canonicalize_bootstrap_address  # what ray.init itself asks
+
+        try:
+            address = canonicalize_bootstrap_address("auto") or "auto"
+        except (ConnectionError, ValueError) as error:
+            raise _unreachable(address, error) from error
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
         raise ConductorError(f"the Ray address '{address}' is none; expected HOST:PORT, ray://HOST:PORT, auto or local")
@@ -74,6 +79,23 @@ def knock(address: str) -> None:
             f"no Ray cluster answers at '{address}' ({error.strerror or error}); check the address and that ray start "
             "--head runs there"
         ) from error
+    return address
+
+
+def _imported() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ConductorError("Ray is not installed; pip install 'concept-conductor[ray]'") from error
+    return ray
+
+
+def _unreachable(address: str, error: Exception) -> ConductorError:
+    reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".") if str(error).strip() else "no answer"
+    return ConductorError(
+        f"no Ray cluster could be reached at '{address}' ({reason}); start one with ray start --head, or use --ray "
+        "local"
+    )
 
 
 def shares(ray: Any) -> tuple[int, dict[str, float]]:

@@ -137,7 +137,7 @@ class RayRunner:
     """Makes pictures on a Ray cluster.
 
     Attributes:
-        address: see :func:`~concept_conductor.scale.cluster.connected`.
+        address: see :func:`~concept_conductor.scale.cluster.reach`.
     """
 
     address: str
