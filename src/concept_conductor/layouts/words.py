@@ -62,8 +62,8 @@ def _check(found: dict[str, list[Segment]], counts: Counter[str]) -> None:
             wanted = "once" if count == 1 else f"{count} times"
             raise ConductorError(
                 f"'{noun}' is {times} in the layout picture, but it is wanted {wanted} (found: "
-                f"{', '.join(seen) or 'nothing'}); use other words, give masks, points or boxes, or ground it in Python "
-                "with GroundedSam(box_threshold=...) below 0.3"
+                f"{', '.join(seen) or 'nothing'}); use other words, give masks, points or boxes, or ground it "
+                "in Python with GroundedSam(box_threshold=...) below 0.3"
             )
 
 
