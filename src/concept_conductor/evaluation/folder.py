@@ -106,7 +106,9 @@ class ResultsFolder:
         """
         provenance = Provenance.model_validate(painted.record["provenance"])
         target = self.image(job.key)
-        save_png(Image.fromarray(painted.image), target, provenance.metadata(target))
+        # a replay would make the picture of this project's own method from the recipe
+        metadata = provenance.metadata(target) if job.group.method.sampler is None else None
+        save_png(Image.fromarray(painted.image), target, metadata)
         count, height, width = painted.masks.shape
         if count:
             stacked = Image.fromarray(painted.masks.reshape(count * height, width).astype(np.uint8) * 255)
