@@ -42,11 +42,13 @@ class ConductorOutput(BaseOutput):  # type: ignore[misc]
         images: PIL images, or ``(n, h, w, 3)`` ("np") or ``(n, 3, h, w)`` ("pt") in 0..1, or latents.
         masks: the masks last used, ``(images, concepts, h, w)``, boolean, on the latent grid.
         nsfw_content_detected: what the checkpoint's safety checker found in each image; None without one.
+        layout_masks: the masks of the first step, like ``masks``.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
     masks: Tensor
     nsfw_content_detected: list[bool] | None = None
+    layout_masks: Tensor | None = None
 
 
 class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type: ignore[misc]
@@ -279,6 +281,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         )
 
         step: Step | None = None
+        first: Tensor | None = None
         with (
             self.progress_bar(total=settings.steps) as bar,
             closing(sample(backbone, scene, settings, callback_on_inversion)) as steps,
@@ -286,6 +289,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             replaced: Tensor | None = None
             for _ in range(settings.steps):
                 step = steps.send(replaced)
+                first = step.masks if first is None else first
                 bar.update()
                 changes = None
                 if callback_on_step_end is not None:
@@ -298,7 +302,8 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         masks = step.masks.cpu()
         if not return_dict:
             return images, masks
-        return ConductorOutput(images, masks, flagged)
+        assert first is not None
+        return ConductorOutput(images, masks, flagged, first.cpu())
 
     def _finish(
         self, backbone: Backbone, latents: Tensor, output_type: str, placement: Placement | None, size: tuple[int, int]
