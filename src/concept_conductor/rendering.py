@@ -16,16 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from concept_conductor.backbones import Backbone, Defaults
-from concept_conductor.concepts import Concept
 from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.grounding import default_grounder
-from concept_conductor.images import load_image, load_mask
 from concept_conductor.layout import Layout
+from concept_conductor.opening import located_files, open_files
 from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput, to_uint8
 from concept_conductor.placement import Placement
 from concept_conductor.prompts import ConceptPrompt
-from concept_conductor.provenance import Provenance, locate_in, locate_model, model_sha256, sha256_at, versions
+from concept_conductor.provenance import Provenance, locate_model, model_sha256, sha256_at, versions
 from concept_conductor.recipe import Recipe
 from concept_conductor.scene import filled, image_size
 from concept_conductor.settings import SamplingSettings
@@ -189,71 +187,6 @@ class Rendering:
         record = self.provenance.model_copy(update={"seed": seed, "recipe": used})
         flagged = any(out.nsfw_content_detected or ())
         return Picture(seed, image, np.asarray(out.masks[0], dtype=bool), seconds, flagged, record)
-
-
-def located_files(recipe: Recipe) -> dict[Place, Path | str]:
-    """Where the files that a recipe names lie.
-
-    Raises:
-        ConductorError: one is missing.
-    """
-    paths: dict[Place, Path | str] = {}
-    for place in recipe.files():
-        try:
-            path = locate_in(recipe, place, recipe.folder)
-        except ConductorError as error:
-            raise recipe.error(place, str(error)) from error
-        if not path.exists():
-            raise recipe.error(place, f"there is no file '{path}'; paths count from the recipe's folder")
-        paths[place] = path
-    return paths
-
-
-def open_files(
-    recipe: Recipe, paths: Mapping[Place, Path | str]
-) -> tuple[list[ConceptPrompt], Layout | None, Placement | None]:
-    """Concepts, layout and placement, read from ``paths``.
-
-    Raises:
-        ConductorError: a file that cannot be used, or a prompt that does not fit its concept.
-    """
-    concepts = []
-    for index, entry in enumerate(recipe.concepts):
-        place = ("concepts", index)
-        try:
-            parts = [path for where, path in paths.items() if where[:3] == (*place, "file")]
-            concept = Concept.load(*parts)
-            weight = {} if entry.weight is None else {"weight": entry.weight}
-            prompt = ConceptPrompt(concept, entry.prompt, entry.replaces, prompt_2=entry.prompt_2, **weight)
-            prompt.variant(recipe.prompt)  # raises where placeholders or words to replace are missing
-            prompt.variant_2(recipe.prompt_2)
-        except ConductorError as error:
-            raise recipe.error(place, str(error)) from error
-        concepts.append(prompt)
-
-    def opened(load: Callable[[str | Path], Image.Image], *place: str | int) -> Image.Image:
-        try:
-            return load(paths[place])
-        except ConductorError as error:
-            raise recipe.error(place, str(error)) from error
-
-    layout = placement = None
-    if (given := recipe.layout) is not None:
-        masks = None
-        if given.masks is not None:
-            masks = [opened(load_mask, "layout", "masks", index) for index in range(len(given.masks))]
-        image = opened(load_image, "layout", "image")
-        if given.words is not None:
-            try:
-                layout = Layout.ground(image, given.prompt, given.words, default_grounder(recipe.model))
-            except ConductorError as error:
-                raise recipe.error(("layout", "words"), str(error)) from error
-        else:
-            layout = Layout(image, given.prompt, masks, given.points, given.boxes)
-    if (into := recipe.placement) is not None:
-        image, mask = opened(load_image, "placement", "image"), opened(load_mask, "placement", "mask")
-        placement = Placement(image, mask, into.prompt, into.background)
-    return concepts, layout, placement
 
 
 def load_pipeline(model: Path | str, recipe: Recipe) -> ConceptConductorPipeline:

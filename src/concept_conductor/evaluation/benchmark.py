@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from concept_conductor.documents import Document, DocumentError, Place, named, read_document
 from concept_conductor.errors import ConductorError
 from concept_conductor.provenance import locate_in
-from concept_conductor.recipe import MAX_SEEDS, Count, LayoutEntry, Name, Real, Recipe, Seed, Text, parse_seeds
+from concept_conductor.recipe import Count, LayoutEntry, Name, Real, Recipe, Seed, Seeds, Text
 from concept_conductor.settings import Settings
 
 MAX_COMPLAINTS = 20
@@ -20,12 +20,6 @@ MAX_COMPLAINTS = 20
 #: What a benchmark sets for each scene by itself.
 OF_THE_SCENE = ("model", "prompt", "prompt_2", "concepts", "layout", "placement", "seeds", "output")
 
-Seeds = Annotated[
-    tuple[Seed, ...],
-    BeforeValidator(parse_seeds),
-    Field(min_length=1, max_length=MAX_SEEDS),
-    AfterValidator(lambda seeds: tuple(dict.fromkeys(seeds))),
-]
 Word = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\x00-\x1f/\\]+$")]
 """A name that may become part of a file's."""
 

@@ -15,9 +15,9 @@ from concept_conductor.documents import Place
 from concept_conductor.evaluation.benchmark import Benchmark, SceneSpec
 from concept_conductor.evaluation.drawings import layout_of
 from concept_conductor.evaluation.methods import METHODS, Method, find_methods
+from concept_conductor.opening import located_files
 from concept_conductor.provenance import locate_model, model_sha256, sha256_at
 from concept_conductor.recipe import Recipe
-from concept_conductor.rendering import located_files
 
 KEY_LENGTH = 32
 #: What decides where and how a picture is computed, but not what it shows.

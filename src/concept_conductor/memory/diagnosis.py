@@ -18,10 +18,11 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.memory.advice import GIB, Option, options
 from concept_conductor.memory.blueprint import PUBLISHED, Blueprint
 from concept_conductor.memory.estimate import Estimate, Rehearsal, Thrift
+from concept_conductor.opening import open_files
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import locate_in, locate_model
 from concept_conductor.recipe import Recipe
-from concept_conductor.rendering import misfits, number_type, open_files, settings_of
+from concept_conductor.rendering import misfits, number_type, settings_of
 from concept_conductor.scene import image_size
 
 GPU = "cuda"  # memory is estimated for one, whether there is one or not

@@ -1,0 +1,72 @@
+"""What a recipe's fields hold: names, texts, numbers, seeds."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+MAX_SEEDS = 10_000
+
+Name = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+"""A path as a recipe writes it."""
+Text = Annotated[str, Field(strict=True, max_length=20_000)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Side = Annotated[int, Field(strict=True, ge=8, le=8192)]
+Real = Annotated[float, Field(strict=True)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
+
+def parse_seeds(value: Any) -> Any:
+    """Seeds as people write them, ``3``, ``[0, 5]`` or ``"0-7, 12"``, as a list.
+
+    Raises:
+        ValueError: the text names no seeds, or too many.
+    """
+    if isinstance(value, int):
+        return [value]
+    if not isinstance(value, str):
+        return value
+    seeds: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*(\d{1,19})\s*(?:-\s*(\d{1,19}))?\s*", part)
+        if match is None:
+            raise ValueError(f"expected seeds like 3, 0-7 or 0,3,5, but it is '{value}'")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= MAX_SEEDS:
+            raise ValueError(f"expected 1 to {MAX_SEEDS:,} seeds from low to high, but '{part.strip()}' is not")
+        seeds.extend(range(first, last + 1))
+    return list(dict.fromkeys(seeds))
+
+
+Seeds = Annotated[
+    tuple[Seed, ...],
+    BeforeValidator(parse_seeds),
+    Field(min_length=1, max_length=MAX_SEEDS),
+    AfterValidator(lambda seeds: tuple(dict.fromkeys(seeds))),
+]
+"""Each once, in the order given."""
+
+
+def listed(value: Any) -> Any:
+    """One word stands for a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def switched(value: Any) -> Any:
+    """``off`` (which YAML reads as False) is None, ``on`` is the section with nothing set."""
+    if isinstance(value, str) and value.lower() in ("off", "on"):
+        value = value.lower() == "on"
+    return {} if value is True else None if value is False else value
+
+
+def device_name(value: str) -> str:
+    """A device as torch and recipes name it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
+        raise ValueError(f"expected auto, cpu, mps, cuda or cuda:1, but it is '{value}'")
+    return value

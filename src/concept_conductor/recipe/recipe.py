@@ -1,0 +1,166 @@
+"""The recipe itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator
+
+from concept_conductor.documents import Document, Place, named, read_document
+from concept_conductor.errors import ConductorError
+from concept_conductor.recipe.concept import ConceptEntry
+from concept_conductor.recipe.fields import Count, Name, Real, Seeds, Side, Text, device_name, switched
+from concept_conductor.recipe.layout import LayoutEntry
+from concept_conductor.recipe.placement import PlacementEntry
+from concept_conductor.settings import Alignment, Injection, Inversion, Refinement, Settings
+
+if TYPE_CHECKING:
+    from concept_conductor.pipeline import ConceptConductorPipeline
+    from concept_conductor.rendering import Picture, StepReport
+
+
+class Recipe(Settings):
+    """Everything that decides a picture. Paths count from the recipe's folder; None is the pipeline's own default.
+
+    Attributes:
+        model: "mini", a diffusers folder, a ``.safetensors`` or ``.ckpt`` checkpoint, or a hub id.
+        dtype: "auto" is float16 on CUDA, float32 elsewhere.
+        device: "auto" is CUDA where there is one.
+        prompt, negative_prompt: the base prompt, and what to steer away from.
+        prompt_2, negative_prompt_2: for SDXL's second text encoder, where it shall read something else.
+        concepts, layout, placement: see there.
+        width, height: in pixels.
+        steps, guidance_scale, paths_per_forward: as for the pipeline.
+        offload: keep only the network at work on the GPU.
+        vae_tiling: encode and decode in tiles.
+        seeds: a picture for each.
+        alignment, injection, refinement: the method's parts; ``off`` switches one off.
+        inversion: of the layout reference.
+        output: folder for the results.
+    """
+
+    model: Name = "mini"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    device: Annotated[Text, AfterValidator(device_name)] = "auto"
+    prompt: Text
+    negative_prompt: Text = ""
+    prompt_2: Text | None = None
+    negative_prompt_2: Text | None = None
+    concepts: tuple[ConceptEntry, ...] = ()
+    layout: Annotated[LayoutEntry | None, Field(validate_default=True)] = None
+    placement: PlacementEntry | None = None
+    width: Side | None = None
+    height: Side | None = None
+    steps: Annotated[Count, Field(le=1000)] | None = None
+    guidance_scale: Annotated[Real, Field(ge=1)] | None = None
+    seeds: Seeds = (0,)
+    alignment: Annotated[Alignment | None, BeforeValidator(switched)] = Alignment()
+    injection: Annotated[Injection | None, BeforeValidator(switched)] = Injection()
+    refinement: Annotated[Refinement | None, BeforeValidator(switched)] = Refinement()
+    inversion: Inversion = Inversion()
+    paths_per_forward: Count | None = None
+    offload: bool = False
+    vae_tiling: bool = False
+    output: Name | None = None
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document("the recipe", {}))
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    @field_validator("layout")
+    @classmethod
+    def _fits_the_concepts(cls, layout: LayoutEntry | None, info: ValidationInfo) -> LayoutEntry | None:
+        concepts = info.data.get("concepts", ())
+        if layout is None:
+            if concepts:
+                raise ValueError(
+                    "concepts need a layout; give its 'image', 'prompt', and 'masks', 'points', 'boxes' or 'words'"
+                )
+            return layout
+        kind = layout.kind
+        places = getattr(layout, kind)
+        if "concepts" in info.data and concepts and len(places) != len(concepts):
+            raise ValueError(
+                f"{len(places)} {kind} for {len(concepts)} concepts; give one for each concept, in the concepts' order"
+            )
+        return layout
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            DocumentError: it cannot be read or does not fit; each sentence names file, line and field.
+        """
+        return cls.from_document(read_document(path), Path(path).parent)
+
+    @classmethod
+    def from_document(cls, document: Document, folder: Path) -> Recipe:
+        """A recipe whose paths count from ``folder``."""
+        recipe = document.validated(cls)
+        recipe._document, recipe._folder = document, folder
+        return recipe
+
+    @property
+    def source(self) -> str:
+        """The file it came from, for messages."""
+        return self._document.source
+
+    @property
+    def folder(self) -> Path:
+        """What its paths count from."""
+        return self._folder
+
+    def files(self) -> dict[Place, str]:
+        """Every file it names, but for the model: place in the recipe -> name as written."""
+        found: dict[Place, str] = {}
+        for index, entry in enumerate(self.concepts):
+            found |= {("concepts", index, *place): name for place, name in entry.files().items()}
+        if self.layout is not None:
+            found |= {("layout", *place): name for place, name in self.layout.files().items()}
+        if self.placement is not None:
+            found |= {("placement", *place): name for place, name in self.placement.files().items()}
+        return found
+
+    def revision_of(self, place: Place) -> str | None:
+        """The hub revision of the file at a place of :meth:`files`."""
+        if place[0] != "concepts":
+            return None
+        index = place[1]
+        assert isinstance(index, int)
+        return self.concepts[index].revision
+
+    def at(self, folder: Path) -> Recipe:
+        """The same recipe with paths that count from another folder."""
+        moved = self.model_copy()
+        moved._folder = folder
+        return moved
+
+    def shareable(self) -> Recipe:
+        """Without the folders that it writes to, which are nobody else's and must not be taken from strangers."""
+        inversion = self.inversion.model_copy(update={"cache": bool(self.inversion.cache)})
+        return self.model_copy(update={"inversion": inversion, "output": None})
+
+    def error(self, place: Place, message: str) -> ConductorError:
+        """``message`` with the file, line and field it is about."""
+        line = self._document.line(place)
+        return ConductorError(f"{self.source}{f', line {line}' if line else ''}: '{named(place)}': {message}")
+
+    def run(
+        self,
+        pipe: ConceptConductorPipeline | None = None,
+        progress: Callable[[StepReport], None] | None = None,
+    ) -> Iterator[Picture]:
+        """Make the pictures, one for each seed, as they are asked for.
+
+        Args:
+            pipe: a loaded pipeline; None loads the recipe's model.
+            progress: told after each step.
+
+        Raises:
+            ConductorError: anything that does not fit, in one sentence.
+        """
+        from concept_conductor.rendering import Rendering
+
+        return Rendering.prepare(self, pipe=pipe).pictures(progress)
