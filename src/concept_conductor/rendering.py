@@ -28,6 +28,7 @@ from concept_conductor.provenance import Provenance, locate_model, model_sha256,
 from concept_conductor.recipe import GenerationEntry, Recipe
 from concept_conductor.scene import filled, image_size
 from concept_conductor.settings import SamplingSettings
+from concept_conductor.tracing.folder import folders_of
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,23 @@ class Rendering:
         )
         return cls(recipe, pipe, concepts, layout, placement, provenance)
 
-    def pictures(self, progress: Callable[[StepReport], None] | None = None) -> Iterator[Picture]:
-        """Make one picture for each seed of the recipe; ``progress`` is told after each step."""
-        for seed in self.recipe.seeds:
-            yield self.picture(seed, progress)
+    def pictures(
+        self, progress: Callable[[StepReport], None] | None = None, trace: Path | None = None
+    ) -> Iterator[Picture]:
+        """Make one picture for each seed of the recipe.
 
-    def picture(self, seed: int, progress: Callable[[StepReport], None] | None = None) -> Picture:
+        Args:
+            progress: told after each step.
+            trace: a folder for a look inside, with a folder in it for each of several seeds.
+        """
+        seeds = self.recipe.seeds
+        folders = [None] * len(seeds) if trace is None else folders_of(trace, seeds)
+        for seed, folder in zip(seeds, folders, strict=True):
+            yield self.picture(seed, progress, folder)
+
+    def picture(
+        self, seed: int, progress: Callable[[StepReport], None] | None = None, trace: Path | None = None
+    ) -> Picture:
         """Make the picture of one seed, from noise drawn on the CPU so that every device starts from the same."""
         recipe = self.recipe
         assert recipe.steps is not None and recipe.guidance_scale is not None  # as_used filled them
@@ -175,6 +187,7 @@ class Rendering:
             paths_per_forward=recipe.paths_per_forward,
             callback_on_step_end=after_step,
             callback_on_inversion=inverting,
+            trace=trace,
         )
         assert isinstance(out, ConductorOutput)
         seconds = time.perf_counter() - start
