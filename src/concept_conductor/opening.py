@@ -13,7 +13,7 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.grounding import default_grounder
 from concept_conductor.images import load_image, load_mask
 from concept_conductor.layout import Layout
-from concept_conductor.placement import Placement
+from concept_conductor.placement import Placed, Placement, Replace
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import locate_in
 from concept_conductor.recipe import Recipe
@@ -46,7 +46,11 @@ def open_files(recipe: Recipe, paths: Located) -> tuple[list[ConceptPrompt], Lay
     Raises:
         ConductorError: a file that cannot be used, or a prompt that does not fit its concept.
     """
-    return open_concepts(recipe, paths), open_layout(recipe, paths), open_placement(recipe, paths)
+    concepts = open_concepts(recipe, paths)
+    if recipe.placement is not None and recipe.placement.objects is not None:
+        placement, layout = open_objects(recipe, paths)
+        return concepts, layout, placement
+    return concepts, open_layout(recipe, paths), open_placement(recipe, paths)
 
 
 def open_concepts(recipe: Recipe, paths: Located) -> list[ConceptPrompt]:
@@ -93,17 +97,45 @@ def open_layout(recipe: Recipe, paths: Located) -> Layout | None:
 
 
 def open_placement(recipe: Recipe, paths: Located) -> Placement | None:
-    """The recipe's placement.
+    """The recipe's placement by a mask.
 
     Raises:
         ConductorError: a file that cannot be used.
     """
     given = recipe.placement
-    if given is None:
+    if given is None or given.mask is None:
         return None
     image = _picture(recipe, paths, load_image, "placement", "image")
     mask = _picture(recipe, paths, load_mask, "placement", "mask")
     return Placement(image, mask, given.prompt, given.background)
+
+
+def open_objects(recipe: Recipe, paths: Located) -> Placed:
+    """The recipe's placement by objects, with its layout.
+
+    Raises:
+        ConductorError: a file that cannot be used, or an object that is not there or does not fit.
+    """
+    given = recipe.placement
+    assert given is not None and given.objects is not None and given.prompt is not None
+    image = _picture(recipe, paths, load_image, "placement", "image")
+    objects = []
+    for index, entry in enumerate(given.objects):
+        old = entry.replace
+        place = ("placement", "objects", index, "replace", "mask")
+        mask = None if old.mask is None else _picture(recipe, paths, load_mask, *place)
+        objects.append(Replace(mask, old.words, old.point, old.box))
+    try:
+        return Placement.of(
+            image,
+            given.prompt,
+            objects,
+            default_grounder(recipe.model),
+            margin=given.margin,
+            background=given.background,
+        )
+    except ConductorError as error:
+        raise recipe.error(("placement", "objects"), str(error)) from error
 
 
 def _picture(
