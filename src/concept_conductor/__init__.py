@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from concept_conductor.concepts.concept import Concept
     from concept_conductor.errors import BusyError, ConceptFileError, ConductorError, FamilyError
     from concept_conductor.layout import Layout
+    from concept_conductor.layouts.collage import Collage
+    from concept_conductor.layouts.cutouts import Cutout
     from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput
     from concept_conductor.placement import Placement
     from concept_conductor.prompts import ConceptPrompt
@@ -22,12 +24,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "Alignment": "settings",
     "BusyError": "errors",
+    "Collage": "layouts.collage",
     "Concept": "concepts.concept",
     "ConceptConductorPipeline": "pipeline",
     "ConceptFileError": "errors",
     "ConceptPrompt": "prompts",
     "ConductorError": "errors",
     "ConductorOutput": "pipeline",
+    "Cutout": "layouts.cutouts",
     "FamilyError": "errors",
     "Injection": "settings",
     "Inversion": "settings",
@@ -39,12 +43,14 @@ _HOMES = {
 __all__ = [
     "Alignment",
     "BusyError",
+    "Collage",
     "Concept",
     "ConceptConductorPipeline",
     "ConceptFileError",
     "ConceptPrompt",
     "ConductorError",
     "ConductorOutput",
+    "Cutout",
     "FamilyError",
     "Injection",
     "Inversion",

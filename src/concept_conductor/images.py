@@ -67,6 +67,21 @@ def load_mask(path: str | Path) -> Image.Image:
     return as_mask(_decode(Path(path)))
 
 
+def load_layer(path: str | Path) -> Image.Image:
+    """Read a picture with its transparency: RGBA where it has any, else RGB.
+
+    Raises:
+        ConductorError: as for :func:`load_image`.
+    """
+    return as_layer(_decode(Path(path)))
+
+
+def as_layer(image: Image.Image) -> Image.Image:
+    """A copy of an image in memory, as :func:`load_layer` reads one."""
+    image = _upright(image)
+    return image.convert("RGBA") if image.has_transparency_data else as_picture(image).copy()
+
+
 def as_picture(image: Image.Image) -> Image.Image:
     """An image in memory as RGB, as :func:`load_image` reads one."""
     return _flatten(_upright(image), "white").convert("RGB")

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from concept_conductor.clustering import kmeans
 from concept_conductor.errors import ConductorError
-from concept_conductor.images import as_mask, as_picture
+from concept_conductor.images import as_picture
 from concept_conductor.inversion import BASE_PATH, Inverted
 from concept_conductor.layouts.boxes import Box, check_boxes, masks_in_boxes
+from concept_conductor.layouts.collage import Collage
+from concept_conductor.layouts.pixels import MaskLike as MaskLike
+from concept_conductor.layouts.pixels import image_pixels as image_pixels
+from concept_conductor.layouts.pixels import mask_pixels as mask_pixels
 from concept_conductor.layouts.words import masks_of_words
 from concept_conductor.masks import Masks, to_latent_grid, token_grid
 from concept_conductor.settings import Injection, Refinement
@@ -26,8 +29,6 @@ from concept_conductor.unet.paths import Fusion
 if TYPE_CHECKING:
     from concept_conductor.evaluation.grounding import Grounder
 
-#: A mask as users have it: a picture, or ``(h, w)`` bool, uint8, or float in 0..1.
-MaskLike = Image.Image | np.ndarray | Tensor
 #: A point in pixels of the reference image, from its upper left corner.
 Point = tuple[float, float]
 
@@ -71,6 +72,16 @@ class Layout:
             ConductorError: words name nothing, or fewer objects are there than words for them.
         """
         return cls(image, prompt, masks=list(masks_of_words(as_picture(image), words, grounder)))
+
+    @classmethod
+    def collage(cls, collage: Collage, prompt: str) -> Layout:
+        """A layout of cut-outs on a background; each cut-out that is no scenery has a mask, its visible pixels.
+
+        Args:
+            collage: with a cut-out for each concept, in their order.
+            prompt: what it shows.
+        """
+        return cls(collage.image, prompt, masks=collage.masks)
 
     @property
     def kind(self) -> str:
@@ -219,29 +230,3 @@ def checked_masks(masks: Sequence[MaskLike], size: tuple[int, int], latent_size:
                 "or give the smaller one later: where masks overlap the later concept wins"
             )
     return grid
-
-
-def mask_pixels(mask: MaskLike, size: tuple[int, int]) -> Tensor:
-    """A user's mask at the size of the run, ``(H, W)`` in 0..255.
-
-    Args:
-        size: width and height.
-    """
-    if not isinstance(mask, Image.Image):
-        array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
-        if array.ndim != 2:
-            raise ConductorError(f"a mask array must be (h, w), but its shape is {array.shape}")
-        if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
-            array = (np.clip(array.astype(np.float32), 0, 1) * 255).round()
-        mask = Image.fromarray(array.astype(np.uint8))
-    return torch.from_numpy(np.array(as_mask(mask).resize(size)))
-
-
-def image_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A picture at the size of the run, ``(1, 3, H, W)`` in -1..1.
-
-    Args:
-        size: width and height.
-    """
-    array = np.array(image.convert("RGB").resize(size), dtype=np.float32)
-    return torch.from_numpy(array).permute(2, 0, 1)[None] / 127.5 - 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
+from concept_conductor.backbones import Backbone, Defaults
+from concept_conductor.backbones.defaults import MODEL_SETTINGS_FILE
 from concept_conductor.errors import ConductorError, FamilyError
 
 #: What ``DiffusionPipeline.load_config`` understands of a loader's arguments.
@@ -64,7 +67,11 @@ def single_file(file: str | Path, kwargs: dict[str, Any]) -> DiffusionPipeline:
         ConductorError: there is no such file, or its configuration is out of reach.
         FamilyError: it is of no supported family.
     """
-    from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load_single_file_checkpoint
+    from diffusers.loaders.single_file_utils import (
+        SingleFileComponentError,
+        infer_diffusers_model_type,
+        load_single_file_checkpoint,
+    )
 
     if not str(file).startswith(("http://", "https://")) and not Path(file).is_file():
         raise ConductorError(f"there is no checkpoint file '{file}'")
@@ -81,6 +88,28 @@ def single_file(file: str | Path, kwargs: dict[str, Any]) -> DiffusionPipeline:
             f"the checkpoint '{file}' could not be loaded ({str(error).splitlines()[0]}); where the hub cannot be "
             "reached give config=, a diffusers folder of the same family"
         ) from error
+    except (ConductorError, torch.OutOfMemoryError):
+        raise
+    except (SingleFileComponentError, ValueError, KeyError, RuntimeError) as error:  # what does not fit together
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ConductorError(
+            f"the checkpoint '{file}' could not be loaded ({reason}); expected all weights of a Stable Diffusion 1.x, "
+            "2.x or XL (base) model, and in config=, where it is given, a diffusers folder of the same family"
+        ) from error
+
+
+def save(
+    components: dict[str, Any], family: type[Backbone], defaults: Defaults, folder: Path, kwargs: dict[str, Any]
+) -> None:
+    """Write a model as a diffusers folder, with a ``conductor.json`` where its settings are not the family's."""
+    kind = StableDiffusionXLPipeline if "text_encoder_2" in family.text_parts else StableDiffusionPipeline
+    known = inspect.signature(kind.__init__).parameters
+    needs = {"requires_safety_checker": components.get("safety_checker") is not None, "add_watermarker": False}
+    kind(**components, **{name: value for name, value in needs.items() if name in known}).save_pretrained(
+        folder, **kwargs
+    )
+    if defaults != family.family_defaults:
+        (folder / MODEL_SETTINGS_FILE).write_text(defaults.model_dump_json(exclude_none=True, indent=2) + "\n")
 
 
 def with_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:

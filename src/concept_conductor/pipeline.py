@@ -149,6 +149,10 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         defaults = family.family_defaults
         return cls(**pipe.components, defaults=defaults if folder is None else read_model_settings(folder, defaults))
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write a folder that this class and the family's own diffusers pipeline load; kwargs go to diffusers."""
+        loading.save(self.components, self.family, self.defaults, Path(save_directory), kwargs)
+
     @property
     def components(self) -> dict[str, Any]:
         """The components that this family's own diffusers pipeline has."""

@@ -228,12 +228,22 @@ def really(tiny_pipe: ConceptConductorPipeline, monkeypatch: pytest.MonkeyPatch)
 
 def test_weights_that_match_no_layer(conductor, recipe: Path, really: ConceptConductorPipeline) -> None:
     concept = Concept.load(recipe.parent / "chow_dog.pth")
-    stray = replace(concept, unet={"down_blocks.9.attn1.to_q": next(iter(concept.unet.values()))})
+    name, update = next(iter(concept.unet.items()))
+    stray = replace(concept, unet={"down_blocks.9.attn1.to_q": update})
     ConceptFormat.mixofshow.save(stray, recipe.parent / "chow_dog.pth")
     outcome = conductor("generate", recipe, "--json")
     assert outcome.status == 1
     assert "weights for the layer 'down_blocks.9.attn1.to_q' match no linear layer" in outcome.err
     assert not any(Path().iterdir())
+
+    wide = replace(concept, unet={name: update._replace(down=torch.ones(4, 99))})
+    ConceptFormat.mixofshow.save(wide, recipe.parent / "chow_dog.pth")
+    shape = conductor("generate", recipe, "--json")
+    assert shape.status == 1
+    assert f"weights of '{name}' are made for a layer of shape 16x99 but the model's is 16x16" in shape.err
+    for failed in (outcome, shape):  # recipe, line and field, and the file
+        assert "pets.yaml, line 4: 'concepts[0].file': " in failed.err and "chow_dog.pth: weights" in failed.err
+        assert len(failed.err.splitlines()) == 1
 
 
 def test_memory_that_runs_out_in_the_unet(

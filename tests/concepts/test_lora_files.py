@@ -20,6 +20,7 @@ from concept_conductor.concepts.conversion import ConceptFormat
 from concept_conductor.concepts.inspection import inspect
 from concept_conductor.errors import ConceptFileError, FamilyError
 from tests.concepts.models import Models, Trained, assert_same_outputs, clean, tiny_unet, trained
+from tests.stability import unet_layer
 
 FAMILIES = ("sd15", "sdxl")
 
@@ -124,44 +125,12 @@ def test_kohya_files(tmp_path: Path, family: str, kinds: str) -> None:
     check(tmp_path / "kohya.safetensors", result)
 
 
-def stability(layer: str) -> str:
-    """SDXL's name of a layer in Stability's own code, which kohya-ss trains on; from diffusers' name."""
-    parts = layer.split(".")
-    whole = {
-        "conv_in": "input_blocks.0.0", "conv_out": "out.2",
-        "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-        "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
-    }  # fmt: skip
-    if layer in whole:
-        return whole[layer]
-    inner = {
-        "conv1": "in_layers.2",
-        "conv2": "out_layers.3",
-        "time_emb_proj": "emb_layers.1",
-        "conv_shortcut": "skip_connection",
-    }
-    if parts[0] == "mid_block":
-        number = 1 if parts[1] == "attentions" else 2 * int(parts[2])
-        rest = parts[3:] if parts[1] == "attentions" else [inner[parts[3]]]
-        return ".".join(["middle_block", str(number), *rest])
-    block, kind, index, rest = int(parts[1]), parts[2], int(parts[3]), parts[4:]
-    if parts[0] == "down_blocks":
-        if kind == "downsamplers":
-            return f"input_blocks.{3 * block + 3}.0.op"
-        where = f"input_blocks.{3 * block + 1 + index}"
-    else:
-        if kind == "upsamplers":
-            return f"output_blocks.{3 * block + 2}.2.conv"
-        where = f"output_blocks.{3 * block + index}"
-    return f"{where}.0.{inner[rest[0]]}" if kind == "resnets" else ".".join([where, "1", *rest])
-
-
 def test_kohya_files_of_sdxl_in_stabilitys_names(tmp_path: Path) -> None:
     result = trained("sdxl", "everything")
     state: dict[str, Tensor] = {}
     for key, value in result.states["unet"].items():
         layer, _, half = key.removesuffix(".weight").rpartition(".")
-        name = "lora_unet_" + stability(layer).replace(".", "_")
+        name = "lora_unet_" + unet_layer(layer).replace(".", "_")
         state[f"{name}.{'lora_down' if half == 'lora_A' else 'lora_up'}.weight"] = value
         state[f"{name}.alpha"] = torch.tensor(2.0)
     assert len(state) == len(result.states["unet"]) * 3 // 2

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from concept_conductor.concepts import Concept, LowRank, load_concept, sources
 from concept_conductor.concepts.container import WeightFile
+from concept_conductor.concepts.inspection import inspect
 from concept_conductor.errors import ConceptFileError, FamilyError
 from tests.concepts.conftest import DIM, concept
 
@@ -134,6 +135,12 @@ def test_the_hub_is_asked_with_the_revision(hub: list[tuple[Any, ...]]) -> None:
     assert set(Concept.load("user/mug", revision="v2").unet) == {LAYER}
     assert set(load_concept("user/mug/pytorch_lora_weights.safetensors").unet) == {LAYER}
     assert hub == [("user/mug", "v2"), ("user/mug", "pytorch_lora_weights.safetensors", None)]
+
+
+def test_looking_into_a_repository_asks_the_hub_once(hub: list[tuple[Any, ...]]) -> None:
+    report = inspect("user/mug", "v2")
+    assert report.problem is None and report.kind == "diffusers LoRA"
+    assert hub == [("user/mug", "v2")]
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from concept_conductor.backbones.defaults import Defaults
 from concept_conductor.backbones.text import TextReader
 from concept_conductor.concepts import families
 from concept_conductor.concepts.concept import Concept
-from concept_conductor.errors import ConductorError, FamilyError
+from concept_conductor.errors import ConceptFileError, ConductorError, FamilyError
 from concept_conductor.prompts import Conditioning, placeholder_embeddings, tokenize
 from concept_conductor.unet.layers import cross_attention_names, plain
-from concept_conductor.unet.lora import AllRows, pathwise, scaled
+from concept_conductor.unet.lora import AllRows, check_fit, pathwise, scaled
 
 #: Side in pixels of the tiles in which the VAE works where tiling is on.
 TILE = 512
@@ -196,10 +196,11 @@ class Backbone(ABC):
         return [prompt, prompt_2]
 
     def check(self, concept: Concept) -> None:
-        """Whether ``concept`` fits this model.
+        """Whether ``concept`` fits this model: family, embeddings, and a layer for every weight.
 
         Raises:
             FamilyError: it was made for another family.
+            ConceptFileError: it has weights for layers that this model lacks, or has in another shape.
         """
         families.check(concept, self.unet.config.cross_attention_dim, len(self.readers))
         for reader, table in zip(self.readers, concept.tokens):
@@ -210,6 +211,12 @@ class Backbone(ABC):
                         f"{tuple(vectors.shape)}, but this model needs ({self.text_layers}, {reader.dim}); "
                         "use a concept trained on a model of this family"
                     )
+        networks = (plain(self.unet), *(reader.encoder for reader in self.readers))
+        for network, updates in zip(networks, (concept.unet, *concept.text_encoders)):
+            try:
+                check_fit(network, updates)
+            except ConceptFileError as error:
+                raise ConceptFileError(f"{concept.source or concept.name}: {error}") from error
 
     def added_conditioning(
         self, text: Conditioning, present: slice, images: int, latent_size: Sequence[int]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -74,13 +76,15 @@ def load_concept(source: str | Path, *others: str | Path, revision: str | None =
             other.
         FamilyError: parts of it are made for different families.
     """
-    files = [file for given in (source, *others) for file in read_files(given, revision)]
-    return joined([format_of(file).read(file) for file in files])
+    given = (source, *others)
+    files = [file for one in given for file in read_files(find_files(one, revision))]
+    concept = joined([format_of(file).read(file) for file in files])
+    return replace(concept, source=" + ".join(map(str, given)))
 
 
-def read_files(source: str | Path, revision: str | None = None) -> list[WeightFile]:
-    """What the files hold that ``source`` means, bundled embeddings taken apart; see :func:`sources.find_files`."""
-    return [part for path in find_files(source, revision) for part in bundle.unbundled(container.read(path))]
+def read_files(paths: Sequence[Path]) -> list[WeightFile]:
+    """What files hold before anyone knows what it means, bundled embeddings taken apart."""
+    return [part for path in paths for part in bundle.unbundled(container.read(path))]
 
 
 def format_of(file: WeightFile) -> Format:

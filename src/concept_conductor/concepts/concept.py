@@ -79,6 +79,7 @@ class Concept:
         text_encoders: for each text encoder, layer name (``encoder.layers.0.self_attn.q_proj``) -> update.
         unet: layer name (``down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q``) -> update.
         metadata: what the file says of itself, strings only.
+        source: the files it was read from, for messages; empty for one that was made in memory.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Concept:
     text_encoders: tuple[Mapping[str, Update], ...] = ({},)
     unet: Mapping[str, Update] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def placeholders(self) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def inspect(source: str | Path, revision: str | None = None) -> ConceptReport:
     kinds: list[str] = []
     try:
         paths = find_files(source, revision)
-        files = read_files(source, revision)
+        files = read_files(paths)
         formats = [format_of(file) for file in files]
         kinds = sorted({reader.KIND for reader in formats})
         concept = joined([reader.read(file) for reader, file in zip(formats, files)])

@@ -39,7 +39,7 @@ def read(file: WeightFile) -> Concept:
     Raises:
         ConceptFileError: tensors that are not halves of a pair or a pair's alpha.
     """
-    from diffusers.loaders import lora_conversion_utils as diffusers  # here, because it takes seconds to load
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Diffusers  # here, because it takes seconds to load
 
     state = _checked_pairs(file)
     for blocks in (STABILITY_BLOCKS, DIFFUSERS_BLOCKS):
@@ -50,8 +50,7 @@ def read(file: WeightFile) -> Concept:
     count = len(state)
     try:
         # Stability's blocks are numbered through; diffusers needs the layers per block, two in SDXL
-        state = diffusers._maybe_map_sgm_blocks_to_diffusers(state, SimpleNamespace(layers_per_block=2))
-        converted, _ = diffusers._convert_non_diffusers_lora_to_diffusers(state)  # takes out of `state` what it knows
+        converted, _ = Diffusers.lora_state_dict(state, unet_config=SimpleNamespace(layers_per_block=2))
     except (ValueError, KeyError, IndexError, TypeError) as error:
         stray = next(iter(state), "a layer")
         raise ConceptFileError(f"{file.path} has '{stray}', which names no layer as a {KIND} does") from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_conductor.concepts.concept import FullWeight, LowRank, Update
-from concept_conductor.errors import ConceptFileError
+from concept_conductor.errors import BusyError, ConceptFileError
 from concept_conductor.unet.convolution import PathwiseConv2d
 
 Layer = nn.Linear | nn.Conv2d
@@ -68,6 +68,11 @@ class PathwiseLinear(nn.Module):
         return y
 
 
+def bare(module: nn.Module) -> nn.Module:
+    """A layer itself where a path-wise one stands in its place."""
+    return module.base if isinstance(module, PathwiseLinear | PathwiseConv2d) else module
+
+
 def find_layer(model: nn.Module, name: str) -> str:
     """The name under which ``model`` has the layer ``name``.
 
@@ -78,7 +83,7 @@ def find_layer(model: nn.Module, name: str) -> str:
     """
     for candidate in (name, f"text_model.{name}", name.removeprefix("text_model.")):
         try:
-            if isinstance(model.get_submodule(candidate), Layer):
+            if isinstance(bare(model.get_submodule(candidate)), Layer):
                 return candidate
         except AttributeError:
             continue
@@ -146,14 +151,37 @@ def pathwise_layer(
     name: str, base: nn.Module, stack: Sequence[Update | None], rows: PathRows
 ) -> PathwiseLinear | PathwiseConv2d:
     """The layer ``name`` with each path's update (None for none) beside it."""
-    assert isinstance(base, Layer)
+    if not isinstance(base, Layer):
+        raise BusyError(f"the layer '{name}' is adapted already; finish or close the run that did it first")
     updates = [None if update is None else fitted(name, update, base) for update in stack]
     if isinstance(base, nn.Conv2d):
         return PathwiseConv2d(base, updates, rows)
     return PathwiseLinear(base, *stack_updates(updates, base), [update is not None for update in updates], rows)
 
 
+def check_fit(model: nn.Module, updates: Mapping[str, Update]) -> None:
+    """Whether ``model`` has a layer of the right shape for every update; nothing is computed.
+
+    Raises:
+        ConceptFileError: it lacks one, or has it in another shape.
+    """
+    for name, update in updates.items():
+        base = bare(model.get_submodule(find_layer(model, name)))
+        assert isinstance(base, Layer)
+        shaped(name, update, base)
+
+
 def fitted(name: str, update: Update, base: Layer) -> LowRank:
+    """An update as a low-rank one in its layer's own shape.
+
+    Raises:
+        ConceptFileError: it is made for a layer of another shape.
+    """
+    update = shaped(name, update, base)
+    return update.low_rank(base.weight) if isinstance(update, FullWeight) else update
+
+
+def shaped(name: str, update: Update, base: Layer) -> Update:
     """An update in its layer's own shape.
 
     Some writers give a 1x1 kernel to a linear layer, or none to a 1x1 convolution: both mean the same numbers.
@@ -175,4 +203,4 @@ def fitted(name: str, update: Update, base: Layer) -> LowRank:
             f"weights of '{name}' are made for a layer of shape {'x'.join(map(str, came))} but the model's is "
             f"{'x'.join(map(str, base.weight.shape))}; use a concept trained on this family of models"
         )
-    return update.low_rank(base.weight) if isinstance(update, FullWeight) else update
+    return update

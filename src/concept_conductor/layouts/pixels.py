@@ -1,0 +1,49 @@
+"""Pictures and masks as users have them, brought to the size of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from concept_conductor.errors import ConductorError
+from concept_conductor.images import as_mask
+
+#: A mask as users have it: a picture, or ``(h, w)`` bool, uint8, or float in 0..1.
+MaskLike = Image.Image | np.ndarray | Tensor
+
+
+def mask_image(mask: MaskLike) -> Image.Image:
+    """A user's mask as a picture of mode L, white inside.
+
+    Raises:
+        ConductorError: an array that is not ``(h, w)``.
+    """
+    if not isinstance(mask, Image.Image):
+        array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+        if array.ndim != 2:
+            raise ConductorError(f"a mask array must be (h, w), but its shape is {array.shape}")
+        if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
+            array = (np.clip(array.astype(np.float32), 0, 1) * 255).round()
+        mask = Image.fromarray(array.astype(np.uint8))
+    return as_mask(mask)
+
+
+def mask_pixels(mask: MaskLike, size: tuple[int, int]) -> Tensor:
+    """A user's mask at the size of the run, ``(H, W)`` in 0..255.
+
+    Args:
+        size: width and height.
+    """
+    return torch.from_numpy(np.array(mask_image(mask).resize(size)))
+
+
+def image_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """A picture at the size of the run, ``(1, 3, H, W)`` in -1..1.
+
+    Args:
+        size: width and height.
+    """
+    array = np.array(image.convert("RGB").resize(size), dtype=np.float32)
+    return torch.from_numpy(array).permute(2, 0, 1)[None] / 127.5 - 1
