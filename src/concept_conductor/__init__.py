@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from concept_conductor.layouts.collage import Collage
     from concept_conductor.layouts.cutouts import Cutout
     from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput
-    from concept_conductor.placement import Placement
+    from concept_conductor.placement import Add, Placement, Replace
     from concept_conductor.prompts import ConceptPrompt
     from concept_conductor.settings import Alignment, Injection, Inversion, Refinement
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Add": "placement",
     "Alignment": "settings",
     "BusyError": "errors",
     "Collage": "layouts.collage",
@@ -38,9 +39,11 @@ _HOMES = {
     "Layout": "layout",
     "Placement": "placement",
     "Refinement": "settings",
+    "Replace": "placement",
 }
 
 __all__ = [
+    "Add",
     "Alignment",
     "BusyError",
     "Collage",
@@ -57,6 +60,7 @@ __all__ = [
     "Layout",
     "Placement",
     "Refinement",
+    "Replace",
     "__version__",
 ]
 

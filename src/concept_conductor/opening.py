@@ -13,7 +13,8 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.grounding import default_grounder
 from concept_conductor.images import load_image, load_mask
 from concept_conductor.layout import Layout
-from concept_conductor.placement import Placed, Placement, Replace
+from concept_conductor.placement import Placement
+from concept_conductor.placing import open_objects
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import locate_in
 from concept_conductor.recipe import Recipe
@@ -108,34 +109,6 @@ def open_placement(recipe: Recipe, paths: Located) -> Placement | None:
     image = _picture(recipe, paths, load_image, "placement", "image")
     mask = _picture(recipe, paths, load_mask, "placement", "mask")
     return Placement(image, mask, given.prompt, given.background)
-
-
-def open_objects(recipe: Recipe, paths: Located) -> Placed:
-    """The recipe's placement by objects, with its layout.
-
-    Raises:
-        ConductorError: a file that cannot be used, or an object that is not there or does not fit.
-    """
-    given = recipe.placement
-    assert given is not None and given.objects is not None and given.prompt is not None
-    image = _picture(recipe, paths, load_image, "placement", "image")
-    objects = []
-    for index, entry in enumerate(given.objects):
-        old = entry.replace
-        place = ("placement", "objects", index, "replace", "mask")
-        mask = None if old.mask is None else _picture(recipe, paths, load_mask, *place)
-        objects.append(Replace(mask, old.words, old.point, old.box))
-    try:
-        return Placement.of(
-            image,
-            given.prompt,
-            objects,
-            default_grounder(recipe.model),
-            margin=given.margin,
-            background=given.background,
-        )
-    except ConductorError as error:
-        raise recipe.error(("placement", "objects"), str(error)) from error
 
 
 def _picture(

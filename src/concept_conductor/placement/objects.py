@@ -1,9 +1,9 @@
-"""The objects of an image that concepts take the place of, and where each of them is."""
+"""What concepts take the place of in an image: objects that are there, and cut-outs pasted in; and where each is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.layout import MaskLike, Point, mask_pixels
 from concept_conductor.layouts.boxes import MOST_SHARED, Box, check_boxes
+from concept_conductor.layouts.cutouts import Cutout, Point
+from concept_conductor.layouts.pixels import MaskLike, mask_image
 from concept_conductor.layouts.words import masks_of_words
 
 if TYPE_CHECKING:
@@ -48,6 +49,48 @@ class Replace:
         return self.mask is not None or self.box is not None
 
 
+@dataclass(frozen=True)
+class Add:
+    """An object that the image has not got; where neither a box nor a point is given, the cut-out's own position holds.
+
+    Attributes:
+        cutout: the concept's own picture, cut out.
+        box: ``(left, top, right, bottom)`` in pixels of the image: the cut-out stands in it, as large as it fits; or
+        point: ``(x, y)`` in pixels of the image, where the cut-out's middle comes to lie.
+        size: its longer side in pixels of the image, with ``point``; None for the cut-out's own scale.
+    """
+
+    cutout: Cutout
+    box: Box | None = None
+    point: Point | None = None
+    size: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.box is not None and self.point is not None:
+            raise ConductorError("an object to add stands either in a box= or at a point=, but both were given")
+        if self.size is not None and (self.point is None or not self.size > 0):
+            raise ConductorError(
+                f"size= is the longer side, in pixels, of an object to add at a point=; expected more than 0 and a "
+                f"point, but it is {self.size:g} at {self.point}"
+            )
+
+    def placed(self, size: tuple[int, int]) -> Cutout:
+        """The cut-out where it comes to lie in an image of ``size`` (width, height).
+
+        Raises:
+            ConductorError: the box or the point lies outside.
+        """
+        if self.box is not None:
+            check_boxes([self.box], size)
+            return self.cutout.fitted(self.box)
+        if self.point is None:
+            return self.cutout
+        check_point(self.point, size)
+        longer = max(replace(self.cutout, scale=1.0).drawn().size)
+        scale = self.cutout.scale if self.size is None else self.size / longer
+        return replace(self.cutout, position=self.point, scale=scale)
+
+
 def masks_of_objects(
     image: Image.Image, objects: Sequence[Replace], grounder: Grounder | None
 ) -> list[NDArray[np.bool_]]:
@@ -58,30 +101,25 @@ def masks_of_objects(
         grounder: finds what words name and what lies under points.
 
     Raises:
-        ConductorError: an object that is not there, lies outside, or covers another.
+        ConductorError: an object that is not there, or lies outside.
     """
-    if not objects:
-        raise ConductorError("there is nothing to place; give an object for each concept, in the concepts' order")
-    if grounder is None and any(one.words is not None or one.point is not None for one in objects):
-        raise ConductorError(
-            "objects given by words= or point= are looked for with a grounder; give grounder=JudgeGrounder() for mini, "
-            "GroundedSam() else, or mask= or box="
-        )
+    words = {number: one.words for number, one in enumerate(objects) if one.words is not None}
+    points = {number: one.point for number, one in enumerate(objects) if one.point is not None}
     masks: dict[int, NDArray[np.bool_]] = {}
-    if words := {number: one.words for number, one in enumerate(objects) if one.words is not None}:
-        assert grounder is not None
+    if words or points:
+        if grounder is None:
+            raise ConductorError(
+                "objects given by words= or point= are looked for with a grounder; give grounder=JudgeGrounder() for "
+                "mini, GroundedSam() else, or mask= or box="
+            )
         masks |= zip(words, masks_of_words(image, list(words.values()), grounder))
-    if points := {number: one.point for number, one in enumerate(objects) if one.point is not None}:
-        assert grounder is not None
         masks |= zip(points, masks_under(image, list(points.values()), grounder))
     for number, one in enumerate(objects):
         if one.box is not None:
             masks[number] = mask_of_box(one.box, image.size)
         elif one.mask is not None:
-            masks[number] = drawn_mask(one.mask, image.size, f"the mask of object {number + 1}")
-    found = [masks[number] for number in range(len(objects))]
-    check_apart(found)
-    return found
+            masks[number] = drawn_mask(one.mask, image.size, f"mask {number + 1}")
+    return [masks[number] for number in range(len(objects))]
 
 
 def masks_under(image: Image.Image, points: Sequence[Point], grounder: Grounder) -> list[NDArray[np.bool_]]:
@@ -90,13 +128,8 @@ def masks_under(image: Image.Image, points: Sequence[Point], grounder: Grounder)
     Raises:
         ConductorError: a point lies outside of the image, or on nothing.
     """
-    width, height = image.size
-    for x, y in points:
-        if not (0 <= x < width and 0 <= y < height):
-            raise ConductorError(
-                f"the point ({x:g}, {y:g}) lies outside of the image of {width}x{height} pixels; points are (x, y) "
-                "from its upper left corner"
-            )
+    for point in points:
+        check_point(point, image.size)
     masks = grounder.under(image, points)
     for (x, y), mask in zip(points, masks, strict=True):
         if not mask.any():
@@ -105,6 +138,20 @@ def masks_under(image: Image.Image, points: Sequence[Point], grounder: Grounder)
                 "mask, a box or words"
             )
     return masks
+
+
+def check_point(point: Point, size: tuple[int, int]) -> None:
+    """Refuse a point outside of an image of ``size`` (width, height).
+
+    Raises:
+        ConductorError: it is.
+    """
+    (x, y), (width, height) = point, size
+    if not (0 <= x < width and 0 <= y < height):
+        raise ConductorError(
+            f"the point ({x:g}, {y:g}) lies outside of the image of {width}x{height} pixels; points are (x, y) from "
+            "its upper left corner"
+        )
 
 
 def mask_of_box(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -130,13 +177,13 @@ def drawn_mask(mask: MaskLike, size: tuple[int, int], name: str) -> NDArray[np.b
     Raises:
         ConductorError: it is of another size, or empty.
     """
-    came = mask.size if isinstance(mask, Image.Image) else tuple(mask.shape[::-1])
-    if came != size:
+    drawn = mask_image(mask)
+    if drawn.size != size:
         raise ConductorError(
-            f"{name} is of {'x'.join(map(str, came))} pixels, but the image has {size[0]}x{size[1]}; draw it on the "
-            "image itself, white on black"
+            f"{name} has {drawn.width}x{drawn.height} pixels, but the image {size[0]}x{size[1]}; draw it on the image "
+            "itself, white on black"
         )
-    inside: NDArray[np.bool_] = mask_pixels(mask, size).numpy() > 127
+    inside: NDArray[np.bool_] = np.asarray(drawn) > 127
     if not inside.any():
         raise ConductorError(f"{name} is empty; draw the area that may change in white on black")
     return inside

@@ -33,18 +33,67 @@ class ReplaceEntry(Settings):
         return self
 
 
+class AddEntry(Settings):
+    """An object that the picture has not got.
+
+    Attributes:
+        image: a picture of the concept, with transparency, or with
+        mask: a picture of the same size, white where the object is; or
+        words: what is cut out of it, "a dog".
+        box: ``[left, top, right, bottom]`` in pixels of the placement's picture: it stands in it, as large as fits; or
+        point: ``[x, y]`` in pixels of the placement's picture, where its middle goes.
+        size: its longer side in pixels of the placement's picture, with ``point``; its own if not given.
+        flip: mirrored, left to right.
+        rotation: in degrees, clockwise.
+    """
+
+    image: Name
+    mask: Name | None = None
+    words: Text | None = None
+    box: tuple[Real, Real, Real, Real] | None = None
+    point: tuple[Real, Real] | None = None
+    size: Annotated[Real, Field(gt=0)] | None = None
+    flip: bool = False
+    rotation: Real = 0.0
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> AddEntry:
+        if self.mask is not None and self.words is not None:
+            raise ValueError("expected 'mask' or 'words' to cut it out by, not both")
+        if (self.box is None) == (self.point is None):
+            raise ValueError("expected either 'box' or 'point' (with 'size'), where it goes, exactly one of the two")
+        if self.size is not None and self.point is None:
+            raise ValueError("a 'size' goes with 'point'; in a 'box' it is as large as fits")
+        return self
+
+
 class ObjectEntry(Settings):
     """What is done for one concept.
 
     Attributes:
-        replace: an object that is there.
+        replace: an object that is there; or
+        add: one that is not.
     """
 
-    replace: ReplaceEntry
+    replace: ReplaceEntry | None = None
+    add: AddEntry | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ObjectEntry:
+        if (self.replace is None) == (self.add is None):
+            raise ValueError("expected either 'replace' or 'add', exactly one of the two")
+        return self
 
     def files(self) -> dict[Place, str]:
         """The files that it names: place in this entry -> name as written."""
-        return {("replace", "mask"): self.replace.mask} if self.replace.mask is not None else {}
+        found: dict[Place, str] = {}
+        if self.replace is not None and self.replace.mask is not None:
+            found["replace", "mask"] = self.replace.mask
+        if self.add is not None:
+            found["add", "image"] = self.add.image
+            if self.add.mask is not None:
+                found["add", "mask"] = self.add.mask
+        return found
 
 
 class PlacementEntry(Settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -165,6 +166,14 @@ class Recipe(Settings):
         """``message`` with the file, line and field it is about."""
         line = self._document.line(place)
         return ConductorError(f"{self.source}{f', line {line}' if line else ''}: '{named(place)}': {message}")
+
+    @contextmanager
+    def blaming(self, *place: str | int) -> Iterator[None]:
+        """Errors of the block name this place of the recipe."""
+        try:
+            yield
+        except ConductorError as error:
+            raise self.error(place, str(error)) from error
 
     def run(
         self,
