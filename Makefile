@@ -1,14 +1,14 @@
 # Each target works on a fresh machine: what it needs is installed into .venv first.
 #
 #   make demo    a picture of two personalized concepts, made offline by the embedded model
-#   make test    the tests
-#   make coverage  the tests, and which lines they reach (slower by a third or more)
+#   make test    the tests, as many at a time as there are cores, and how much of the code they reach
+#   make coverage  the same, with every line and branch that they do not reach
 #   make lint    style and types
 #   make format  put the code into the style that lint expects
 #   make bench   speed (ratios in one run) and peak memory of 1 to 8 concepts, a few minutes on two cores
 #   make clean   remove .venv and what was made
 #
-# PYTHON=python3.12 chooses the interpreter, ARGS="-k images" goes to pytest.
+# PYTHON=python3.12 chooses the interpreter, ARGS="-k images" goes to pytest (ARGS="-n 0" for one at a time).
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,6 +18,9 @@ TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 DEMO := examples/two_backpacks.yaml
 CODE := src tests benchmarks examples
+# Neighbouring tests share models, so that each worker takes a stretch of them, and what is left of another's at the end.
+# (transformers' hints would come after pytest's closing line.)
+PYTEST := TRANSFORMERS_VERBOSITY=error $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test coverage lint format bench clean
 
@@ -25,10 +28,10 @@ demo: $(VENV)/.package
 	$(BIN)/conductor generate $(DEMO)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) --cov --cov-report= $(ARGS)
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest --cov $(ARGS)
+	$(PYTEST) --cov --cov-branch $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(CODE)

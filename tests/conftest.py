@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,27 @@ VARIANTS = {
     "red_robot": "A <red_robot_1> <red_robot_2> and a <red_robot_1> <red_robot_2> on the beach.",
 }
 
+LEAST_COVERED = 8
+"""Files that `make test` names under its total; `make coverage` lists them all."""
+
 torch.set_num_threads(1)  # the models are tiny: threads only get into each other's way
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Coverage in short, where it is measured without a report of its own (`--cov --cov-report=`)."""
+    if not config.getoption("cov_source", None) or any(config.getoption("cov_report")):
+        return
+    import coverage
+
+    measured, listing = coverage.Coverage(), io.StringIO()
+    measured.load()
+    total = measured.report(show_missing=False, skip_covered=True, sort="cover", file=listing)
+    terminalreporter.section("coverage")
+    terminalreporter.line(
+        f"{total:.1f}% of all statements; least of these files (make coverage lists all, with lines):"
+    )
+    for row in listing.getvalue().splitlines()[2 : 2 + LEAST_COVERED]:
+        terminalreporter.line(row.removeprefix("src/concept_conductor/"))
 
 
 @pytest.fixture(scope="session")

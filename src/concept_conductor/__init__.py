@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from concept_conductor.placement import Add, Placement, Replace
     from concept_conductor.prompts import ConceptPrompt
     from concept_conductor.settings import Alignment, Injection, Inversion, Refinement
+    from concept_conductor.tracing.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOMES = {
     "Placement": "placement",
     "Refinement": "settings",
     "Replace": "placement",
+    "Trace": "tracing.trace",
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "Placement",
     "Refinement",
     "Replace",
+    "Trace",
     "__version__",
 ]
 

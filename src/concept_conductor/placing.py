@@ -7,25 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 
 from concept_conductor.documents import Place
-from concept_conductor.evaluation.grounding import Grounder, default_grounder
+from concept_conductor.evaluation.grounding import Grounder
 from concept_conductor.images import load_image, load_layer, load_mask
 from concept_conductor.layouts.cutouts import Cutout
 from concept_conductor.placement import Add, Placed, Placement, Replace
 from concept_conductor.recipe import AddEntry, Recipe, ReplaceEntry
 
 
-def open_objects(recipe: Recipe, paths: Mapping[Place, Path | str]) -> Placed:
+def open_objects(recipe: Recipe, paths: Mapping[Place, Path | str], grounder: Grounder) -> Placed:
     """A recipe's placement by objects, with its layout.
 
     Args:
         paths: where the file named at each place lies.
+        grounder: finds what words name and what lies under points.
 
     Raises:
         ConductorError: a file that cannot be used, or an object that is not there or does not fit.
     """
     given = recipe.placement
     assert given is not None and given.objects is not None and given.prompt is not None
-    grounder = default_grounder(recipe.model)
     with recipe.blaming("placement", "image"):
         image = load_image(paths["placement", "image"])
     objects: list[Replace | Add] = []

@@ -48,8 +48,10 @@ def test_made_and_made_again(conductor: Callable, placing: Path) -> None:
         changed = (np.asarray(image) != original).any(-1)
     assert changed[20:40, 20:40].mean() > 0.5 and changed[75:85, 80:100].mean() > 0.5
     assert not changed[107:].any() and not changed[:, 51:57].any()
-    with Image.open("made/layout.png") as image:
+    with Image.open("made/layout-image.png") as image:
         assert image.getpixel((90, 80)) == (255, 0, 0)
+    with Image.open("made/placement.png") as image:
+        assert not changed[np.asarray(image) == 0].any()
 
     provenance = Provenance.read("made/seed-0003.png")
     assert {"init.png", "cat.png", "cat-mask.png"} <= set(provenance.files)

@@ -84,7 +84,7 @@ def test_an_added_object_is_pasted_into_the_layout_alone(scene: Arrangement, mar
     assert placed.placement.image.tobytes() == image.tobytes()
     assert (placed.placement.prompt, placed.layout.prompt) == (PROMPT, f"a ball, {PROMPT}")
     rows, columns = np.nonzero(area(placed))
-    reach = round(margin * 64)
+    reach = int(margin * 64)
     assert (columns.min(), columns.max()) == (20 - reach, 35 + reach)
     assert (rows.min(), rows.max()) == (max(0, 2 - reach), 17 + reach)
 

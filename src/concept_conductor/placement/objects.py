@@ -14,6 +14,7 @@ from PIL import Image
 from concept_conductor.errors import ConductorError
 from concept_conductor.layouts.boxes import MOST_SHARED, Box, check_boxes
 from concept_conductor.layouts.cutouts import Cutout, Point
+from concept_conductor.layouts.edits import LONGEST, grown, resized
 from concept_conductor.layouts.pixels import MaskLike, mask_image
 from concept_conductor.layouts.words import masks_of_words
 
@@ -204,12 +205,8 @@ def check_apart(masks: Sequence[NDArray[np.bool_]]) -> None:
             )
 
 
-def grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """The mask and all that lies at most ``reach`` pixels beside it, to the eight sides."""
-    for axis in (0, 1):
-        pad = [(0, 0), (0, 0)]
-        pad[axis] = (reach + 1, reach)
-        counts = np.cumsum(np.pad(mask, pad), axis, dtype=np.int32)
-        ahead, behind = (np.take(counts, range(at, at + mask.shape[axis]), axis) for at in (2 * reach + 1, 0))
-        mask = ahead > behind
-    return mask
+def widened(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
+    """All that lies at most ``reach`` pixels from the mask; large ones are widened at a smaller size."""
+    share = min(1.0, LONGEST / max(mask.shape))
+    small = resized(mask, tuple(max(1, round(side * share)) for side in mask.shape))
+    return resized(grown(small, reach * share), mask.shape) | mask

@@ -14,7 +14,7 @@ from concept_conductor.images import as_picture
 from concept_conductor.layout import Layout
 from concept_conductor.layouts.collage import Collage
 from concept_conductor.layouts.pixels import MaskLike
-from concept_conductor.placement.objects import Add, Replace, check_apart, grown, masks_of_objects
+from concept_conductor.placement.objects import Add, Replace, check_apart, masks_of_objects, widened
 from concept_conductor.settings import MARGIN
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ class Placement:
         check_apart([masks[number] for number in range(len(objects))])
         for number in replaced:
             masks[number] = masks[number] & ~np.any([masks[other] for other in added], axis=0)
-        reach = round(margin * min(image.size))
+        reach = margin * min(image.size)
         areas = [
-            masks[number] if isinstance(one, Replace) and one.drawn else grown(masks[number], reach)
+            masks[number] if isinstance(one, Replace) and one.drawn else widened(masks[number], reach)
             for number, one in enumerate(objects)
         ]
         layout = Layout(reference, layout_prompt or prompt, masks=[masks[number] for number in range(len(objects))])

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 
 from concept_conductor.documents import Document, Place, named, read_document
 from concept_conductor.errors import ConductorError
+from concept_conductor.recipe.collage import collage_document, with_collage
 from concept_conductor.recipe.concept import ConceptEntry
 from concept_conductor.recipe.fields import Count, Name, Real, Seeds, Side, Text, device_name, switched
 from concept_conductor.recipe.layout import LayoutEntry
@@ -95,14 +96,14 @@ class Recipe(Settings):
         if layout is None:
             if concepts and "placement" in info.data:
                 raise ValueError(
-                    "concepts need a layout; give its 'image', 'prompt', and 'masks', 'points', 'boxes' or 'words'"
+                    "concepts need a layout; give its 'image', 'prompt', and 'masks', 'points', 'boxes' or 'words' (or "
+                    "a 'collage', 'generated' with 'words', or 'boxes' with 'words')"
                 )
             return layout
-        kind = layout.kind
-        places = getattr(layout, kind)
-        if "concepts" in info.data and concepts and len(places) != len(concepts):
+        places, kind = layout.places()
+        if "concepts" in info.data and concepts and places != len(concepts):
             raise ValueError(
-                f"{len(places)} {kind} for {len(concepts)} concepts; give one for each concept, in the concepts' order"
+                f"{places} {kind} for {len(concepts)} concepts; give one for each concept, in the concepts' order"
             )
         return layout
 
@@ -117,7 +118,8 @@ class Recipe(Settings):
 
     @classmethod
     def from_document(cls, document: Document, folder: Path) -> Recipe:
-        """A recipe whose paths count from ``folder``."""
+        """A recipe whose paths count from ``folder``; a collage's file, if it names one, is read into it."""
+        document = with_collage(document, folder)
         recipe = document.validated(cls)
         recipe._document, recipe._folder = document, folder
         return recipe
@@ -192,3 +194,16 @@ class Recipe(Settings):
         from concept_conductor.rendering import Rendering
 
         return Rendering.prepare(self, pipe=pipe).pictures(progress)
+
+
+def collage_recipe(path: str | Path, model: str) -> Recipe:
+    """A recipe whose layout is the collage in a file, to draw it by itself.
+
+    Args:
+        path: the collage's file.
+        model: what generates its background, where it has a prompt.
+
+    Raises:
+        DocumentError: it cannot be read or does not fit; each sentence names file, line and field.
+    """
+    return Recipe.from_document(collage_document(path, model), Path(path).parent)
