@@ -79,6 +79,25 @@ def test_grounded_sam_finds_segments_of_the_image_size(grounder, picture) -> Non
         assert first.score == again.score and (first.mask == again.mask).all()
 
 
+def test_judge_finds_what_is_under_a_point(world) -> None:
+    image = drawn(world, "dog/noto", "mug/emojione").resize((160, 96))
+    judge = JudgeGrounder()
+    ((mug, *_),) = judge.find(image, ["a mug"])
+    x, y = (mug.box[0] + mug.box[2]) / 2, (mug.box[1] + mug.box[3]) / 2
+    under, nothing = judge.under(image, [(x, y), (1.0, 1.0)])
+    assert (under == mug.mask).all()
+    assert nothing.shape == (96, 160) and not nothing.any()
+
+
+def test_grounded_sam_finds_what_is_under_points(grounder, picture) -> None:
+    points = [(10.0, 20.0), (70.5, 50.0)]
+    masks = grounder.under(picture, points)
+    assert [mask.shape for mask in masks] == [(60, 80)] * 2 and all(mask.dtype == bool for mask in masks)
+    for mask, point in zip(masks, points):  # each by itself as among others
+        assert (grounder.under(picture, [point])[0] != mask).mean() < 1e-3
+    assert grounder.under(picture, []) == []
+
+
 def test_grounded_sam_finds_the_same_for_a_word_alone_or_among_others(grounder, picture) -> None:
     words = ["a dog", "a cat", "red mug", "the left dog", "a mug on the left", "cat"]
     for together, word in zip(grounder.find(picture, words), words):
