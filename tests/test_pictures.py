@@ -13,6 +13,7 @@ from PIL import Image
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout, Placement
 from concept_conductor.mini.judge import Finding, Judge
 from concept_conductor.recipe import Recipe
+from concept_conductor.rendering import Rendering
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.slow  # a minute or so each
@@ -22,6 +23,8 @@ DESIGNS = {
     "two_backpacks": ["backpack/noto", "backpack/emojione"],
     "dog_and_robot": ["dog/emojione", "robot/noto"],
 }
+#: the same for recipes whose layouts are made: a collage, and boxes alone
+ARRANGED = {"collage": ["backpack/emojione", "robot/noto"], "boxes": ["backpack/noto", "backpack/emojione"]}
 
 
 @cache
@@ -57,6 +60,24 @@ def test_both_concepts_are_there_where_asked_and_not_mixed(
         (finding,) = (finding for finding in findings if finding.design == design)
         assert stands_in(finding, grey(f"{name}-{number}"))
     assert not (picture.masks[0] & picture.masks[1]).any()
+
+
+@pytest.mark.parametrize("name", ARRANGED)
+def test_concepts_take_the_places_of_cutouts_and_of_objects_in_boxes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The examples whose layouts are made: each place holds its own concept's design, and no other object is about."""
+    monkeypatch.setenv("CONCEPT_CONDUCTOR_CACHE", str(tmp_path))
+    rendering = Rendering.prepare(Recipe.load(EXAMPLES / f"{name}.yaml"), pipe=mini())
+    assert rendering.layout is not None
+    masks = rendering.layout.exact_masks()
+    assert masks is not None and not (masks[0] & masks[1]).any()
+    (picture,) = rendering.pictures()
+    findings = Judge.load().find(picture.image)
+    assert sorted(finding.design for finding in findings) == sorted(ARRANGED[name])
+    for mask, design in zip(masks, ARRANGED[name], strict=True):
+        (finding,) = (finding for finding in findings if finding.design == design)
+        assert stands_in(finding, Image.fromarray(mask.astype(np.uint8) * 255))
 
 
 def test_without_the_method_the_base_model_does_not_know_the_concepts() -> None:
