@@ -25,8 +25,16 @@ from concept_conductor.mini.judge import Finding, Judge
 GROUNDING_DINO = Checkpoint("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71")
 SAM = Checkpoint("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67")
 
-WORDS_PER_FORWARD = 4
-"""How many words are looked for in one forward of Grounding DINO."""
+PAIRS_PER_FORWARD = 4
+"""In how many pairs of picture and words Grounding DINO looks in one forward."""
+PICTURES_PER_FORWARD = 4
+"""How many pictures SAM encodes in one forward."""
+
+
+#: The index of a picture, and a caption to look for in it.
+Pair = tuple[int, str]
+#: Boxes ``(n, 4)`` in pixels, surest first, and their scores ``(n,)``.
+Boxes = tuple[torch.Tensor, torch.Tensor]
 
 
 class Segment(NamedTuple):
@@ -56,6 +64,10 @@ class Grounder(Protocol):
         """
         ...
 
+    def find_all(self, images: Sequence[Image.Image], words: Sequence[Sequence[str]]) -> list[list[list[Segment]]]:
+        """:meth:`find` in each of several pictures, with words of its own."""
+        ...
+
     def identity(self) -> str:
         """What tells this instrument's results from another's in a cache."""
         ...
@@ -83,6 +95,10 @@ class JudgeGrounder:
             )
             for text, name in zip(words, classes)
         ]
+
+    def find_all(self, images: Sequence[Image.Image], words: Sequence[Sequence[str]]) -> list[list[list[Segment]]]:
+        """See :meth:`Grounder.find_all`."""
+        return [self.find(image, own) for image, own in zip(images, words, strict=True)]
 
     def class_of(self, words: str) -> str:
         """The class that ``words`` hold.
@@ -149,21 +165,31 @@ class GroundedSam:
 
     def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
         """See :meth:`Grounder.find`; words in plain English ("a dog"), in any case, with or without a full stop."""
-        image = image.convert("RGB")
-        texts = [caption(text) for text in words]
-        distinct = list(dict.fromkeys(texts))
-        detected = dict(zip(distinct, self._boxes(image, distinct)))
-        boxes = torch.cat([detected[text][0] for text in distinct]) if distinct else torch.zeros(0, 4)
-        masks = iter(self._masks(image, boxes))
+        return self.find_all([image], [words])[0]
+
+    def find_all(self, images: Sequence[Image.Image], words: Sequence[Sequence[str]]) -> list[list[list[Segment]]]:
+        """See :meth:`Grounder.find_all`; pictures of one size share forwards of the detector."""
+        pictures = [image.convert("RGB") for image in images]
+        captions = [[caption(text) for text in own] for own in words]
+        pairs = [(index, text) for index, own in enumerate(captions) for text in dict.fromkeys(own)]
+        detected = self._boxes(pictures, pairs)
+        boxes = [
+            torch.cat([torch.zeros(0, 4), *(detected[pair][0] for pair in pairs if pair[0] == index)])
+            for index in range(len(pictures))
+        ]
+        masks = [iter(own) for own in self._masks(pictures, boxes)]
         found = {
-            text: [
+            pair: [
                 (score, (x0, y0, x1, y1), mask)
-                for (x0, y0, x1, y1), score, mask in zip(detected[text][0].tolist(), detected[text][1].tolist(), masks)
+                for (x0, y0, x1, y1), score, mask in zip(*(part.tolist() for part in detected[pair]), masks[pair[0]])
                 if mask.any()
             ]
-            for text in distinct
+            for pair in pairs
         }
-        return [[Segment(given, *parts) for parts in found[text]] for given, text in zip(words, texts)]
+        return [
+            [[Segment(given, *parts) for parts in found[index, text]] for given, text in zip(own, captions[index])]
+            for index, own in enumerate(words)
+        ]
 
     def identity(self) -> str:
         """Both models and the thresholds."""
@@ -171,20 +197,26 @@ class GroundedSam:
         return f"{self.detector.identity()} {self.segmenter.identity()} {thresholds}"
 
     @torch.inference_mode()
-    def _boxes(self, image: Image.Image, texts: Sequence[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each text its boxes ``(n, 4)`` in pixels inside the image and scores ``(n,)``, surest first."""
-        results: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for start in range(0, len(texts), WORDS_PER_FORWARD):
-            results.extend(self._detect(image, texts[start : start + WORDS_PER_FORWARD]))
-        return results
+    def _boxes(self, images: Sequence[Image.Image], pairs: Sequence[Pair]) -> dict[Pair, Boxes]:
+        """For each pair of picture and text its boxes in pixels inside the picture, surest first, and their scores."""
+        found: dict[Pair, Boxes] = {}
+        for size in dict.fromkeys(images[index].size for index, _ in pairs):
+            alike = [pair for pair in pairs if images[pair[0]].size == size]
+            for start in range(0, len(alike), PAIRS_PER_FORWARD):
+                chunk = alike[start : start + PAIRS_PER_FORWARD]
+                found |= zip(chunk, self._detect(images, chunk))
+        return found
 
-    def _detect(self, image: Image.Image, texts: Sequence[str]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _detect(self, images: Sequence[Image.Image], pairs: Sequence[Pair]) -> Iterator[Boxes]:
         processor, model = self._detector
-        pixels = processor.image_processor(images=[image], return_tensors="pt").to(self.device)
-        tokens = processor.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.device)
+        shown = list(dict.fromkeys(index for index, _ in pairs))
+        rows = [shown.index(index) for index, _ in pairs]
+        size = images[shown[0]].size
+        pixels = processor.image_processor(images=[images[index] for index in shown], return_tensors="pt")
+        tokens = processor.tokenizer([text for _, text in pairs], padding=True, return_tensors="pt").to(self.device)
         outputs = model(
-            pixel_values=pixels["pixel_values"].to(model.dtype).expand(len(texts), -1, -1, -1),
-            pixel_mask=pixels["pixel_mask"].expand(len(texts), -1, -1),
+            pixel_values=pixels["pixel_values"][rows].to(self.device, model.dtype),
+            pixel_mask=pixels["pixel_mask"][rows].to(self.device),
             **tokens,
         )
         outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
@@ -193,11 +225,11 @@ class GroundedSam:
             tokens["input_ids"],
             threshold=self.box_threshold,
             text_threshold=self.text_threshold,
-            target_sizes=[image.size[::-1]] * len(texts),
+            target_sizes=[size[::-1]] * len(pairs),
         )
         for detection in detections:
             boxes, scores = detection["boxes"].cpu(), detection["scores"].cpu()
-            boxes = torch.minimum(boxes.clamp(min=0), torch.tensor(image.size * 2))
+            boxes = torch.minimum(boxes.clamp(min=0), torch.tensor(size * 2))
             phrased = torch.tensor([bool(text.strip(" .")) for text in detection["text_labels"]], dtype=torch.bool)
             real = phrased & (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
             boxes, scores = boxes[real], scores[real]
@@ -205,20 +237,30 @@ class GroundedSam:
             yield boxes[kept], scores[kept]
 
     @torch.inference_mode()
-    def _masks(self, image: Image.Image, boxes: torch.Tensor) -> list[NDArray[np.bool_]]:
-        """A mask ``(h, w)`` for each of ``boxes`` ``(n, 4)``."""
-        if not len(boxes):
-            return []
-        processor, model = self._segmenter
-        inputs = processor(images=image, input_boxes=[boxes.tolist()], return_tensors="pt")
-        outputs = model(
-            pixel_values=inputs["pixel_values"].to(self.device, model.dtype),
-            input_boxes=inputs["input_boxes"].to(self.device, model.dtype),
-            multimask_output=False,
-        )
-        sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
-        masks = processor.image_processor.post_process_masks([outputs.pred_masks[0].float().cpu()], *sizes)[0]
-        return [mask.numpy() for mask in masks[:, 0]]
+    def _masks(self, images: Sequence[Image.Image], boxes: Sequence[torch.Tensor]) -> list[list[NDArray[np.bool_]]]:
+        """For each picture a mask ``(h, w)`` for each of its boxes ``(n, 4)``."""
+        found: list[list[NDArray[np.bool_]]] = [[] for _ in images]
+        boxed = [index for index, own in enumerate(boxes) if len(own)]
+        for start in range(0, len(boxed), PICTURES_PER_FORWARD):
+            chunk = boxed[start : start + PICTURES_PER_FORWARD]
+            processor, model = self._segmenter
+            inputs = [
+                processor(images=images[index], input_boxes=[boxes[index].tolist()], return_tensors="pt")
+                for index in chunk
+            ]
+            pixels = torch.cat([given["pixel_values"] for given in inputs])
+            encoded = model.get_image_embeddings(pixels.to(self.device, model.dtype))
+            for index, given, embedding in zip(chunk, inputs, encoded):
+                outputs = model(
+                    image_embeddings=embedding[None],
+                    input_boxes=given["input_boxes"].to(self.device, model.dtype),
+                    multimask_output=False,
+                )
+                masks = processor.image_processor.post_process_masks(
+                    [outputs.pred_masks[0].float().cpu()], given["original_sizes"], given["reshaped_input_sizes"]
+                )[0]
+                found[index] = [mask.numpy() for mask in masks[:, 0]]
+        return found
 
     @cached_property
     def _detector(self) -> tuple[Any, Any]:
