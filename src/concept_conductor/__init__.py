@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from concept_conductor.placement import Placement
     from concept_conductor.prompts import ConceptPrompt
     from concept_conductor.settings import Alignment, Injection, Inversion, Refinement
+    from concept_conductor.tracing.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ _HOMES = {
     "Layout": "layout",
     "Placement": "placement",
     "Refinement": "settings",
+    "Trace": "tracing.trace",
 }
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "Layout",
     "Placement",
     "Refinement",
+    "Trace",
     "__version__",
 ]
 

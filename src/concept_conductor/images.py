@@ -140,13 +140,18 @@ def _flatten(image: Image.Image, background: str) -> Image.Image:
 
 def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
     """Write ``image`` with text ``metadata`` and the mark of a generated picture; whole or not at all."""
+    with written_whole(path) as file:
+        image.save(file, "PNG", pnginfo=png_info(metadata or {}))
+    return Path(path)
+
+
+def png_info(metadata: Mapping[str, str]) -> PngInfo:
+    """Text chunks of a PNG: ``metadata`` and the mark of a generated picture."""
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", _XMP)
-    for key, text in (metadata or {}).items():
+    for key, text in metadata.items():
         info.add_itxt(key, text, zip=len(text) > 1024)
-    with written_whole(path) as file:
-        image.save(file, "PNG", pnginfo=info)
-    return Path(path)
+    return info
 
 
 def read_recipe(path: str | Path) -> str:

@@ -9,7 +9,7 @@ from concept_conductor.masks import Masks
 from concept_conductor.prompts import Conditioning
 from concept_conductor.settings import Injection
 from concept_conductor.unet.multipath import Multipath
-from concept_conductor.unet.paths import Fusion
+from concept_conductor.unet.paths import Fusion, Recording
 
 
 def inject(
@@ -21,6 +21,7 @@ def inject(
     guidance_scale: float,
     settings: Injection | None,
     record: bool,
+    recording: Recording | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The base path's guided prediction with every concept injected where its mask is.
 
@@ -33,6 +34,7 @@ def inject(
         guidance_scale: g in ``ε = ε_u + g (ε_c - ε_u)``.
         settings: what is fused; None for nothing.
         record: also return the mask layer's self-attention probabilities.
+        recording: given what every path that runs computes, for a look inside.
 
     Returns:
         The prediction ``(images, 4, h, w)``, and ``(paths, images, tokens, tokens)`` or None.
@@ -42,7 +44,7 @@ def inject(
     chunks = paths.chunks() if settings is not None or record else [slice(0, 1)]
     attention, concepts = None, latents.new_empty(paths.count, *latents.shape)
     for chunk in chunks:
-        noise = paths.noise(latents, t, text, chunk, fusion)
+        noise = paths.noise(latents, t, text, chunk, fusion, recording)
         if settings is not None and settings.noise:
             concepts[chunk] = guided(noise.transpose(0, 1), guidance_scale)
         if record:

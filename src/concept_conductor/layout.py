@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from concept_conductor.clustering import kmeans
 from concept_conductor.errors import ConductorError
@@ -17,10 +20,13 @@ from concept_conductor.images import as_picture
 from concept_conductor.inversion import BASE_PATH, Inverted
 from concept_conductor.layouts.boxes import Box, check_boxes, masks_in_boxes
 from concept_conductor.layouts.collage import Collage
+from concept_conductor.layouts.edits import MaskEdit
+from concept_conductor.layouts.generation import TextToImage, generated_scene, objects_in_boxes
 from concept_conductor.layouts.pixels import MaskLike as MaskLike
 from concept_conductor.layouts.pixels import image_pixels as image_pixels
+from concept_conductor.layouts.pixels import mask_image
 from concept_conductor.layouts.pixels import mask_pixels as mask_pixels
-from concept_conductor.layouts.words import masks_of_words
+from concept_conductor.layouts.words import masks_of_words, masks_of_words_in_boxes
 from concept_conductor.masks import Masks, to_latent_grid, token_grid
 from concept_conductor.settings import Injection, Refinement
 from concept_conductor.unet.multipath import Multipath
@@ -47,6 +53,8 @@ class Layout:
         points: one per concept ``(x, y)`` in pixels of ``image``: its mask is the region under the point; or None.
         boxes: one per concept ``(left, top, right, bottom)`` in pixels of ``image``: its mask is the region that fits
             the box best, cut to it; or None.
+        edit: what is done to the masks, wherever they come from; or None.
+        seeds: of the pictures that it was generated from, if it was.
     """
 
     image: Image.Image
@@ -54,6 +62,8 @@ class Layout:
     masks: Sequence[MaskLike] | None = None
     points: Sequence[Point] | None = None
     boxes: Sequence[Box] | None = None
+    edit: MaskEdit | None = None
+    seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.image, Image.Image):
@@ -65,13 +75,26 @@ class Layout:
             )
 
     @classmethod
-    def ground(cls, image: Image.Image, prompt: str, words: Sequence[str], grounder: Grounder) -> Layout:
+    def ground(
+        cls,
+        image: Image.Image,
+        prompt: str,
+        words: Sequence[str],
+        grounder: Grounder,
+        boxes: Sequence[Box] | None = None,
+    ) -> Layout:
         """A layout whose masks are found by words; see :func:`.masks_of_words`.
+
+        Args:
+            boxes: where each is, ``(left, top, right, bottom)`` in pixels of ``image``; None for anywhere.
 
         Raises:
             ConductorError: words name nothing, or fewer objects are there than words for them.
         """
-        return cls(image, prompt, masks=list(masks_of_words(as_picture(image), words, grounder)))
+        picture = as_picture(image)
+        if boxes is None:
+            return cls(picture, prompt, masks=list(masks_of_words(picture, words, grounder)))
+        return cls(picture, prompt, masks=list(masks_of_words_in_boxes(picture, words, boxes, grounder)))
 
     @classmethod
     def collage(cls, collage: Collage, prompt: str) -> Layout:
@@ -82,6 +105,54 @@ class Layout:
             prompt: what it shows.
         """
         return cls(collage.image, prompt, masks=collage.masks)
+
+    @classmethod
+    def generate(
+        cls,
+        paint: TextToImage,
+        prompt: str,
+        words: Sequence[str],
+        grounder: Grounder,
+        seeds: Sequence[int] = range(8),
+    ) -> Layout:
+        """A generated picture in which the words' objects are found; see :func:`.generated_scene`.
+
+        Raises:
+            ConductorError: no candidate shows them all; it says what each shows.
+        """
+        made = generated_scene(paint, prompt, words, grounder, seeds)
+        return cls(made.image, prompt, masks=made.masks, seeds=made.seeds)
+
+    @classmethod
+    def from_boxes(
+        cls,
+        paint: TextToImage,
+        prompt: str,
+        words: Sequence[str],
+        boxes: Sequence[Box],
+        grounder: Grounder,
+        *,
+        background: Image.Image | str,
+        size: tuple[int, int] | None = None,
+        seeds: Sequence[int] = range(8),
+        object_prompt: str = "{words}",
+    ) -> Layout:
+        """Objects generated one by one, each in its box on a background; see :func:`.objects_in_boxes`.
+
+        Raises:
+            ConductorError: boxes that cannot be; an object is in none of its pictures.
+        """
+        made = objects_in_boxes(
+            paint, words, boxes, grounder, seeds, background=background, size=size, prompt=object_prompt
+        )
+        return cls(made.image, prompt, masks=made.masks, seeds=made.seeds)
+
+    def exact_masks(self) -> list[NDArray[np.bool_]] | None:
+        """Given masks, edited, at the size of ``image``, ``(h, w)`` each; None where they are found during a run."""
+        if self.masks is None:
+            return None
+        masks = [np.asarray(mask_image(mask).resize(self.image.size)) > 127 for mask in self.masks]
+        return masks if self.edit is None else self.edit.apply(masks)
 
     @property
     def kind(self) -> str:
@@ -110,7 +181,13 @@ class Layout:
                 "order"
             )
         if self.masks is not None:
-            return GivenMasks(checked_masks(self.masks, size, latent_size))
+            masks = self.masks if self.edit is None else self.exact_masks()
+            return GivenMasks(checked_masks(masks or (), size, latent_size))
+        regions = self._regions(latent_size, refinement)
+        return regions if self.edit is None else EditedMasks(regions, self.edit, self.image.size)
+
+    def _regions(self, latent_size: tuple[int, int], refinement: Refinement) -> MaskSource:
+        """Where the masks of points or boxes come from, which are checked."""
         width, height = self.image.size
         if self.boxes is not None:
             check_boxes(self.boxes, self.image.size)
@@ -179,6 +256,28 @@ class MasksOfRegions(ABC):
             labels: which region each token belongs to, ``(tokens,)``.
             grid: height and width of the tokens' grid.
         """
+
+
+@dataclass(frozen=True)
+class EditedMasks:
+    """Masks of another source, edited.
+
+    Attributes:
+        source: where they come from.
+        edit: in pixels of a picture of
+        size: width and height.
+    """
+
+    source: MaskSource
+    edit: MaskEdit
+    size: tuple[int, int]
+
+    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
+        found = self.source.masks(paths, timesteps, reference, 1).grid
+        large = F.interpolate(found.float(), self.size[::-1], mode="nearest-exact")[0].cpu().numpy() > 0.5
+        pixels = torch.from_numpy(np.stack(self.edit.apply(list(large)))) * 255
+        grid = to_latent_grid(pixels, (found.shape[-2], found.shape[-1])).to(found.device)
+        return Masks(grid.expand(images, -1, -1, -1))
 
 
 @dataclass(frozen=True)

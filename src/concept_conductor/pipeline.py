@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.sampling import Step, sample
 from concept_conductor.scene import filled, image_size, initial_latents, make_scene
 from concept_conductor.settings import Alignment, Injection, Inversion, Refinement
+from concept_conductor.tracing.trace import Trace
 
 #: The name of the model that comes with the package.
 EMBEDDED = "mini"
@@ -42,11 +43,13 @@ class ConductorOutput(BaseOutput):  # type: ignore[misc]
         images: PIL images, or ``(n, h, w, 3)`` ("np") or ``(n, 3, h, w)`` ("pt") in 0..1, or latents.
         masks: the masks last used, ``(images, concepts, h, w)``, boolean, on the latent grid.
         nsfw_content_detected: what the checkpoint's safety checker found in each image; None without one.
+        layout_masks: the masks of the first step, like ``masks``.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
     masks: Tensor
     nsfw_content_detected: list[bool] | None = None
+    layout_masks: Tensor | None = None
 
 
 class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type: ignore[misc]
@@ -218,6 +221,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         return_dict: bool = True,
         prompt_2: str | None = None,
         negative_prompt_2: str | None = None,
+        trace: Trace | str | Path | None = None,
     ) -> ConductorOutput | tuple[Any, Tensor]:
         """Make pictures of ``prompt`` with every concept where the layout has it.
 
@@ -244,6 +248,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
                 placement that is not cached.
             return_dict: False gives ``(images, masks)``.
             prompt_2, negative_prompt_2: what SDXL's second text encoder reads; None for the same as the first.
+            trace: a folder to write a look inside the run to (of the first picture); the pictures stay the same.
 
         Returns:
             :class:`ConductorOutput`.
@@ -282,15 +287,32 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             negative_prompt_2,
         )
 
+        looking: Any = nullcontext()
+        if trace is not None:
+            from concept_conductor.tracing.tracer import tracing
+
+            if self.safety_checker is not None:
+                raise ConductorError(
+                    "there is no trace with this checkpoint: its safety checker judges finished pictures"
+                )
+            wanted = trace if isinstance(trace, Trace) else Trace(trace)
+            looking = tracing(wanted, backbone, settings, prompt, concepts, layout)
         step: Step | None = None
+        first: Tensor | None = None
         with (
+            looking as tracer,
             self.progress_bar(total=settings.steps) as bar,
-            closing(sample(backbone, scene, settings, callback_on_inversion)) as steps,
+            closing(
+                sample(backbone, scene, settings, callback_on_inversion, () if tracer is None else tracer.observed)
+            ) as steps,
         ):
             replaced: Tensor | None = None
             for _ in range(settings.steps):
                 step = steps.send(replaced)
+                first = step.masks if first is None else first
                 bar.update()
+                if tracer is not None:
+                    tracer.add(step)
                 changes = None
                 if callback_on_step_end is not None:
                     changes = callback_on_step_end(self, step.index, step.timestep, {"latents": step.latents})
@@ -302,7 +324,8 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         masks = step.masks.cpu()
         if not return_dict:
             return images, masks
-        return ConductorOutput(images, masks, flagged)
+        assert first is not None
+        return ConductorOutput(images, masks, flagged, first.cpu())
 
     def _finish(
         self, backbone: Backbone, latents: Tensor, output_type: str, placement: Placement | None, size: tuple[int, int]

@@ -102,6 +102,12 @@ def pattern_of(placeholder: str) -> str:
     return f"{before}{re.escape(placeholder)}{after}"
 
 
+def split_at(prompt: str, placeholders: Sequence[str]) -> list[str]:
+    """The prompt's pieces: placeholders, and the texts between them."""
+    names = sorted(placeholders, key=len, reverse=True)
+    return re.split(f"({'|'.join(map(pattern_of, names))})", prompt) if names else [prompt]
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """Text conditioning of all paths.
@@ -153,12 +159,10 @@ def tokenize(
         ConductorError: a placeholder falls beyond the encoder's length.
     """
     length = tokenizer.model_max_length - 2
-    names = sorted(placeholders, key=len, reverse=True)
-    pieces = re.split(f"({'|'.join(map(pattern_of, names))})", prompt) if names else [prompt]
     ids: list[int] = []
     found: dict[int, str] = {}
     lost: list[str] = []
-    for piece in pieces:
+    for piece in split_at(prompt, placeholders):
         if piece in placeholders:
             found[len(ids) + 1] = piece
             ids += [0] * (positions or {}).get(piece, 1)  # any id but the end token's: its embedding is overwritten

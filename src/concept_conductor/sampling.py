@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Container, Generator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,13 @@ from concept_conductor.injection import inject
 from concept_conductor.inversion import InversionSource, Inverted, Progress, invert
 from concept_conductor.layout import GivenMasks
 from concept_conductor.masks import Masks
+from concept_conductor.observation import Observation, observe
 from concept_conductor.prompts import Conditioning
 from concept_conductor.refinement import RefinedMasks
 from concept_conductor.scene import Scene
 from concept_conductor.settings import SamplingSettings
 from concept_conductor.unet.multipath import multipath
+from concept_conductor.unet.paths import Recording
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Step:
         latents: ``(images, 4, h, w)`` after the scheduler and placement.
         masks: ``(images, concepts, h, w)``, boolean, for the next step.
         layout_loss: every path's layout loss before this step's alignment ``(paths,)``, or None.
+        refined: the masks with what they were made from, where this step refined them.
+        observation: what the paths computed, where a look inside was asked for.
+        reference: the same of the layout reference at this timestep, where there is one.
     """
 
     index: int
@@ -38,11 +43,18 @@ class Step:
     latents: Tensor
     masks: Tensor
     layout_loss: Tensor | None
+    refined: RefinedMasks | None = None
+    observation: Observation | None = None
+    reference: Observation | None = None
 
 
 @torch.no_grad()
 def sample(
-    backbone: Backbone, scene: Scene, settings: SamplingSettings, progress: Progress | None = None
+    backbone: Backbone,
+    scene: Scene,
+    settings: SamplingSettings,
+    progress: Progress | None = None,
+    observed: Container[int] = (),
 ) -> Generator[Step, Tensor | None, None]:
     """Denoise ``scene`` step by step (Figure 2), yielding every step; latents sent back replace the step's own.
 
@@ -53,6 +65,7 @@ def sample(
         scene: where to start.
         settings: filled.
         progress: told how far the inversion of the reference is.
+        observed: the steps to look inside, which changes none of their results.
     """
     timesteps, steps = backbone.timesteps(settings.steps), settings.steps
     alignment, refinement = settings.alignment, settings.refinement
@@ -84,6 +97,7 @@ def sample(
                 keys = reference.keys[int(t)]
                 foreground = masks.fused.tokens(len(keys)).any(1) if alignment.foreground_only else None
                 latents, loss = align(paths, latents, t, keys, text, alignment, foreground)
+            recording = Recording() if index in observed else None
             noise, attention = inject(
                 paths,
                 latents,
@@ -93,13 +107,21 @@ def sample(
                 settings.guidance_scale,
                 settings.injection,
                 index in refined,
+                recording,
             )
+            observation = look = None
+            if recording is not None:
+                observation = Observation.of(recording, backbone, latents, t, settings.guidance_scale)
+                look = None if reference is None else observe(paths, reference, t)
             if refinement is not None and attention is not None:
                 masks = masks.refined(attention, index, refinement)
             latents = backbone.scheduler.step(noise, t, latents, return_dict=False)[0]
             if scene.background is not None:
                 latents = scene.background.keep(latents, index)
-            replaced = yield Step(index, int(t), latents, regions(masks.fused).grid, loss)
+            shown = regions(masks.fused).grid
+            replaced = yield Step(
+                index, int(t), latents, shown, loss, masks if attention is not None else None, observation, look
+            )
             latents = latents if replaced is None else replaced
 
 

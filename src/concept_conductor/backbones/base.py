@@ -84,6 +84,10 @@ class Backbone(ABC):
         return self.defaults.mask_layer
 
     @property
+    def word_layer(self) -> str:
+        return self.defaults.word_layer
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.unet.dtype
 
@@ -125,6 +129,12 @@ class Backbone(ABC):
             return prediction
         alpha = self.scheduler.alphas_cumprod.to(latents.device)[t]
         return (alpha.sqrt() * prediction.float() + (1 - alpha).sqrt() * latents.float()).to(latents.dtype)
+
+    def clean_in(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+        """The clean latents that the U-Net's ``prediction`` at timestep ``t`` stands for (x0), in fp32."""
+        alpha = self.scheduler.alphas_cumprod.to(latents.device)[t]
+        noise = self.noise_in(latents.float(), prediction.float(), t)
+        return (latents.float() - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
     def read(
         self, texts: Sequence[str], tokens: Sequence[Mapping[str, Tensor]], positions: Mapping[str, int] | None = None

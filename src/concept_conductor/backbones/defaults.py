@@ -44,6 +44,7 @@ class Defaults(BaseModel):
     Attributes:
         layout_layer: self-attention layer whose keys are the layout feature.
         mask_layer: self-attention layer whose probabilities are clustered into masks.
+        word_layer: cross-attention layer in which a trace shows where words act.
         alignment: step size, concept weight and window of layout alignment.
         injection: where concepts are injected.
         refinement: window, rhythm and overlap threshold of mask refinement.
@@ -54,6 +55,7 @@ class Defaults(BaseModel):
 
     layout_layer: str
     mask_layer: str
+    word_layer: str
     alignment: Alignment
     injection: Injection = Injection(blocks=("up",))
     refinement: Refinement

@@ -17,6 +17,8 @@ from concept_conductor.settings import Alignment, LearningRates, Ranks, Refineme
 SDXL_DEFAULTS = Defaults(
     layout_layer="up_blocks.0.attentions.1.transformer_blocks.4.attn1",
     mask_layer="up_blocks.0.attentions.1.transformer_blocks.4.attn1",
+    # the paper shows SD1.5's only; this is the one beside the mask layer, of the same resolution
+    word_layer="up_blocks.0.attentions.1.transformer_blocks.4.attn2",
     alignment=Alignment(step_size=40.0, concept_weight=1.0, end=0.25),
     refinement=Refinement(start=0.30, end=0.40, every=5, overlap_threshold=0.7),
     training=TrainingDefaults(

@@ -12,6 +12,7 @@ import typer
 
 from concept_conductor.cli import hide_loading_bars
 from concept_conductor.errors import ConductorError
+from concept_conductor.tracing.folder import check_folder, folders_of
 
 if TYPE_CHECKING:
     from concept_conductor.cli.folder import RunFolder
@@ -29,6 +30,10 @@ def generate(
         Path | None, typer.Option(help="Folder for the results. [default: the recipe's, or outputs/NAME]")
     ] = None,
     previews: Annotated[bool, typer.Option("--previews", help="Also write the pictures as they form.")] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a look inside the runs: attention, masks, losses, and a page to scrub through."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON, and no progress.")] = False,
 ) -> None:
     """Make the pictures of a recipe, one for each seed.
@@ -43,6 +48,9 @@ def generate(
     folder = out or Path(os.path.normpath(own))
     if folder.exists() and not folder.is_dir():
         raise ConductorError(f"'{folder}' is a file; expected a folder for the results, choose another with --out")
+    if trace is not None:
+        for place in folders_of(trace, chosen.seeds):
+            check_folder(place)
     if not as_json:
         typer.echo(f"Loading {chosen.model} ...", err=True)
     start = time.perf_counter()
@@ -51,12 +59,13 @@ def generate(
     from concept_conductor.rendering import Rendering
 
     rendering = Rendering.prepare(chosen)
-    if previews and rendering.pipe.safety_checker is not None:
-        raise ConductorError("there are no previews with this checkpoint: its safety checker judges finished pictures")
+    if (previews or trace is not None) and rendering.pipe.safety_checker is not None:
+        what = "are no previews" if previews else "is no trace"
+        raise ConductorError(f"there {what} with this checkpoint: its safety checker judges finished pictures")
     run = RunFolder(folder, rendering, recipe, time.perf_counter() - start)
     status = "failed"
     try:
-        make_all(run, previews=previews, quiet=as_json)
+        make_all(run, previews=previews, trace=trace, quiet=as_json)
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -74,6 +83,9 @@ def generate(
     for entry in run.finished:
         note = " (blacked out by the checkpoint's safety checker)" if entry["blacked_out_by_safety_checker"] else ""
         typer.echo(f"{folder / entry['file']}  {entry['seconds']:.1f} s{note}")
+    if trace is not None:
+        for place in folders_of(trace, chosen.seeds):
+            typer.echo(f"{place / 'index.html'}  a look inside")
 
 
 def kept(run: RunFolder) -> str:
@@ -94,7 +106,7 @@ def with_seeds(recipe: Recipe, seeds: str | None) -> Recipe:
         raise ConductorError(f"--seeds: {error}") from error
 
 
-def make_all(run: RunFolder, *, previews: bool, quiet: bool) -> None:
+def make_all(run: RunFolder, *, previews: bool, trace: Path | None, quiet: bool) -> None:
     """Make and write every picture, with a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -112,5 +124,5 @@ def make_all(run: RunFolder, *, previews: bool, quiet: bool) -> None:
             if previews and report.preview is not None and report.step % max(1, report.steps // PREVIEWS) == 0:
                 run.preview(report.preview(), report.seed, report.step)
 
-        for picture in run.rendering.pictures(after_step):
+        for picture in run.rendering.pictures(after_step, trace):
             run.add(picture)

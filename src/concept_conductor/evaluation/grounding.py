@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from PIL import Image
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.checkpoints import Checkpoint, best_device, pillow_processor, precision
 from concept_conductor.inversion import content_hash
+from concept_conductor.mini import JUDGE_FILE
 from concept_conductor.mini.judge import Finding, Judge
 
 GROUNDING_DINO = Checkpoint("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71")
@@ -73,21 +75,32 @@ class Grounder(Protocol):
         ...
 
 
+@runtime_checkable
+class Explaining(Protocol):
+    """A grounder that can say what it sees where it does not find what it should."""
+
+    def instead(self, image: Image.Image, words: str) -> str:
+        """What there is instead of ``words``, as a part of a sentence."""
+        ...
+
+
 class JudgeGrounder:
     """The embedded model's judge: knows the classes of the sticker world, and no others.
 
     Args:
         judge: None for the one that is shipped.
+        threshold: least score of an object, 0..1; the judge itself finds none below a half.
     """
 
-    def __init__(self, judge: Judge | None = None) -> None:
+    def __init__(self, judge: Judge | None = None, *, threshold: float = 0.0) -> None:
         self.judge = judge or Judge.load()
+        self.threshold = checked_threshold("judge's", threshold)
         self.classes = list(dict.fromkeys(design.split("/")[0] for design in self.judge.designs))
 
     def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
         """See :meth:`Grounder.find`; each of ``words`` must hold one class ("a dog", "dog on the left", "two dogs")."""
         classes = [self.class_of(text) for text in words]
-        findings = self.judge.find(image)
+        findings = [finding for finding in self.judge.find(image) if finding.score >= self.threshold]
         return [
             sorted(
                 (_segment(text, finding, image.size) for finding in findings if finding.class_name == name),
@@ -115,9 +128,14 @@ class JudgeGrounder:
             )
         return held[0]
 
+    def instead(self, image: Image.Image, words: str) -> str:
+        """See :meth:`Explaining.instead`."""
+        seen = [f"a {finding.class_name} ({finding.score:.2f})" for finding in self.judge.find(image)]
+        return f"the judge sees {' and '.join(seen) or 'nothing that it knows'}; its threshold is {self.threshold:g}"
+
     def identity(self) -> str:
         """A hash of the judge's weights."""
-        return f"judge {content_hash(self.judge.network.state_dict())[:16]}"
+        return f"judge {content_hash(self.judge.network.state_dict())[:16]} {self.threshold or ''}".strip()
 
 
 def _segment(words: str, finding: Finding, size: tuple[int, int]) -> Segment:
@@ -156,8 +174,7 @@ class GroundedSam:
         local_files_only: bool = False,
     ) -> None:
         for name, value in (("box", box_threshold), ("text", text_threshold), ("overlap", overlap)):
-            if not 0 <= value <= 1:
-                raise ConductorError(f"the {name} threshold of grounding is {value}; expected 0 to 1")
+            checked_threshold(name, value)
         self.device = best_device(device)
         self.detector, self.segmenter = detector, segmenter
         self.box_threshold, self.text_threshold, self.overlap = box_threshold, text_threshold, overlap
@@ -190,6 +207,15 @@ class GroundedSam:
             [[Segment(given, *parts) for parts in found[index, text]] for given, text in zip(own, captions[index])]
             for index, own in enumerate(words)
         ]
+
+    def instead(self, image: Image.Image, words: str) -> str:
+        """See :meth:`Explaining.instead`."""
+        text = caption(words)
+        lower = copy(self)  # shares the models, which are loaded by now
+        lower.box_threshold, lower.text_threshold = 0.0, 0.0
+        ((_, scores),) = lower._boxes(image.convert("RGB"), [text])
+        best = f"the best candidate scores {float(scores[0]):.2f}" if len(scores) else "there is no candidate"
+        return f"{best}, where the threshold is {self.box_threshold:g}"
 
     def identity(self) -> str:
         """Both models and the thresholds."""
@@ -310,9 +336,28 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float) -> list[
     return kept
 
 
-def default_grounder(model: str | Path, device: str | torch.device | None = None) -> Grounder:
-    """The judge for "mini" or a model's folder that holds one, else Grounded-SAM."""
-    if model == "mini":
-        return JudgeGrounder()
-    shipped = Path(model) / "judge.safetensors"
-    return JudgeGrounder(Judge.load(shipped)) if shipped.is_file() else GroundedSam(device)
+def checked_threshold(name: str, value: float) -> float:
+    """``value``, if it is a threshold.
+
+    Raises:
+        ConductorError: it is not.
+    """
+    if not 0 <= value <= 1:
+        raise ConductorError(f"the {name} threshold of grounding is {value}; expected 0 to 1")
+    return value
+
+
+def default_grounder(
+    model: str | Path, device: str | torch.device | None = None, threshold: float | None = None
+) -> Grounder:
+    """The judge for "mini" or a model's folder that holds one, else Grounded-SAM.
+
+    Args:
+        model: whose pictures are looked at.
+        device: of Grounded-SAM.
+        threshold: least score of an object, 0..1; None for the grounder's own.
+    """
+    shipped = JUDGE_FILE if model == "mini" else Path(model) / JUDGE_FILE.name
+    if shipped.is_file():
+        return JudgeGrounder(Judge.load(shipped), threshold=threshold or 0.0)
+    return GroundedSam(device) if threshold is None else GroundedSam(device, box_threshold=threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 
 from concept_conductor.documents import Document, Place, named, read_document
 from concept_conductor.errors import ConductorError
+from concept_conductor.recipe.collage import collage_document, with_collage
 from concept_conductor.recipe.concept import ConceptEntry
 from concept_conductor.recipe.fields import Count, Name, Real, Seeds, Side, Text, device_name, switched
 from concept_conductor.recipe.layout import LayoutEntry
@@ -75,14 +77,14 @@ class Recipe(Settings):
         if layout is None:
             if concepts:
                 raise ValueError(
-                    "concepts need a layout; give its 'image', 'prompt', and 'masks', 'points', 'boxes' or 'words'"
+                    "concepts need a layout; give its 'image', 'prompt', and 'masks', 'points', 'boxes' or 'words' (or "
+                    "a 'collage', 'generated' with 'words', or 'boxes' with 'words')"
                 )
             return layout
-        kind = layout.kind
-        places = getattr(layout, kind)
-        if "concepts" in info.data and concepts and len(places) != len(concepts):
+        places, kind = layout.places()
+        if "concepts" in info.data and concepts and places != len(concepts):
             raise ValueError(
-                f"{len(places)} {kind} for {len(concepts)} concepts; give one for each concept, in the concepts' order"
+                f"{places} {kind} for {len(concepts)} concepts; give one for each concept, in the concepts' order"
             )
         return layout
 
@@ -97,7 +99,8 @@ class Recipe(Settings):
 
     @classmethod
     def from_document(cls, document: Document, folder: Path) -> Recipe:
-        """A recipe whose paths count from ``folder``."""
+        """A recipe whose paths count from ``folder``; a collage's file, if it names one, is read into it."""
+        document = with_collage(document, folder)
         recipe = document.validated(cls)
         recipe._document, recipe._folder = document, folder
         return recipe
@@ -147,6 +150,14 @@ class Recipe(Settings):
         line = self._document.line(place)
         return ConductorError(f"{self.source}{f', line {line}' if line else ''}: '{named(place)}': {message}")
 
+    @contextmanager
+    def blaming(self, *place: str | int) -> Iterator[None]:
+        """Errors of the block name this place of the recipe."""
+        try:
+            yield
+        except ConductorError as error:
+            raise self.error(place, str(error)) from error
+
     def run(
         self,
         pipe: ConceptConductorPipeline | None = None,
@@ -164,3 +175,16 @@ class Recipe(Settings):
         from concept_conductor.rendering import Rendering
 
         return Rendering.prepare(self, pipe=pipe).pictures(progress)
+
+
+def collage_recipe(path: str | Path, model: str) -> Recipe:
+    """A recipe whose layout is the collage in a file, to draw it by itself.
+
+    Args:
+        path: the collage's file.
+        model: what generates its background, where it has a prompt.
+
+    Raises:
+        DocumentError: it cannot be read or does not fit; each sentence names file, line and field.
+    """
+    return Recipe.from_document(collage_document(path, model), Path(path).parent)

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from concept_conductor.settings import Block
-from concept_conductor.unet.paths import Paths
+from concept_conductor.unet.paths import Forward, Paths
 
 
 class LayoutReached(Exception):
@@ -34,6 +34,7 @@ class Role:
         text: index of its layer-wise text, for cross-attention.
         layout: its keys are the layout feature.
         mask: its probabilities are clustered into masks.
+        words: its probabilities show where words act.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Role:
     text: int | None
     layout: bool
     mask: bool
+    words: bool
 
 
 class MultipathProcessor:
@@ -64,32 +66,42 @@ class MultipathProcessor:
             encoder_hidden_states = forward.rows_of_text(role.text)
         if role.layout and forward.stop_at_layout:
             raise LayoutReached(attn.to_k(hidden_states))
-        if role.mask and forward.fusion is not None and forward.fusion.record:
-            conditional = forward.by_path(hidden_states)[:, 0]  # (paths, images, tokens, channels)
-            forward.fusion.attention.append(self_attention_probabilities(attn, hidden_states, conditional.shape[:2]))
+        if role.mask:
+            self._record_regions(attn, hidden_states)
+        if role.words and forward.recording is not None and encoder_hidden_states is not None:
+            probabilities = attention_probabilities(attn, hidden_states, encoder_hidden_states, forward)
+            forward.recording.cross_attention.append(probabilities)
         output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         return forward.fuse(role.index, output, role.block, cross_attention=role.text is not None)
 
+    def _record_regions(self, attn: Attention, hidden_states: Tensor) -> None:
+        """Keep the mask layer's probabilities for whoever asks: refinement, a look inside, or both."""
+        forward = self.paths.forward
+        wanted = [] if forward.recording is None else [forward.recording.self_attention]
+        if forward.fusion is not None and forward.fusion.record:
+            wanted.append(forward.fusion.attention)
+        if wanted:
+            probabilities = attention_probabilities(attn, hidden_states, hidden_states, forward)
+            for kept in wanted:
+                kept.append(probabilities)
 
-def self_attention_probabilities(attn: Attention, hidden_states: Tensor, conditional: torch.Size) -> Tensor:
-    """Self-attention probabilities of the conditional rows, mean over the layer's own heads.
+
+def attention_probabilities(attn: Attention, hidden_states: Tensor, context: Tensor, forward: Forward) -> Tensor:
+    """Attention probabilities of the conditional rows, mean over the layer's own heads.
 
     Args:
         attn: the layer.
-        hidden_states: ``(rows, tokens, channels)``, rows path-major with guidance halves.
-        conditional: ``(paths, images)``.
+        hidden_states: ``(rows, tokens, channels)``, rows path-major with guidance halves: what asks.
+        context: ``(rows, tokens, channels)``, what is attended to: the same in self-attention, else the text.
+        forward: tells the rows' paths.
 
     Returns:
-        ``(paths, images, tokens, tokens)`` in fp32; each row sums to 1.
+        ``(paths, images, tokens, context tokens)`` in fp32; each row sums to 1.
     """
-    paths, images = conditional
+    paths, images = len(forward.texts), forward.images
     query, key = (
-        projection(hidden_states)
-        .unflatten(0, (paths, -1, images))[:, 0]
-        .flatten(0, 1)
-        .unflatten(-1, (attn.heads, -1))
-        .transpose(1, 2)
-        for projection in (attn.to_q, attn.to_k)
+        forward.by_path(projection(rows))[:, 0].flatten(0, 1).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        for projection, rows in ((attn.to_q, hidden_states), (attn.to_k, context))
     )  # each (paths * images, heads, tokens, head_dim)
     probabilities = sum(
         torch.softmax((query[:, head] @ key[:, head].transpose(1, 2)).float() * attn.scale, dim=-1)

@@ -45,11 +45,24 @@ def self_attention(unet: nn.Module, name: str, purpose: str) -> Attention:
     Raises:
         ConductorError: the U-Net has no such layer.
     """
+    return _attention(unet, name, purpose, cross_attention=False)
+
+
+def cross_attention(unet: nn.Module, name: str, purpose: str) -> Attention:
+    """The layer called ``name``, which attends to text.
+
+    Raises:
+        ConductorError: the U-Net has no such layer.
+    """
+    return _attention(unet, name, purpose, cross_attention=True)
+
+
+def _attention(unet: nn.Module, name: str, purpose: str, *, cross_attention: bool) -> Attention:
     layer = attention_layers(unet).get(name)
-    if layer is None or layer.is_cross_attention:
-        example = next(n for n in attention_layers(unet) if block_of(n) == "up" and n.endswith("attn1"))
+    if layer is None or layer.is_cross_attention != cross_attention:
+        kind, ending = ("cross-attention", "attn2") if cross_attention else ("self-attention", "attn1")
+        example = next(n for n in attention_layers(unet) if block_of(n) == "up" and n.endswith(ending))
         raise ConductorError(
-            f"the {purpose} '{name}' is no self-attention layer of this U-Net; "
-            f"name one such as '{example}' in conductor.json"
+            f"the {purpose} '{name}' is no {kind} layer of this U-Net; name one such as '{example}' in conductor.json"
         )
     return layer

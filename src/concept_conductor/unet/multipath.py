@@ -24,10 +24,10 @@ from concept_conductor.unet.layers import (
     self_attention,
 )
 from concept_conductor.unet.lora import pathwise
-from concept_conductor.unet.paths import Forward, Fusion, Paths
+from concept_conductor.unet.paths import Forward, Fusion, Paths, Recording
 
 if TYPE_CHECKING:
-    from concept_conductor.backbones import Backbone
+    from concept_conductor.backbones import Backbone, Defaults
 
 _busy: WeakSet[torch.nn.Module] = WeakSet()
 
@@ -51,7 +51,15 @@ class Multipath:
         starts = range(0, self.count, self.paths_per_forward)
         return [slice(start, min(start + self.paths_per_forward, self.count)) for start in reversed(starts)]
 
-    def noise(self, latents: Tensor, t: Tensor, text: Conditioning, chunk: slice, fusion: Fusion | None) -> Tensor:
+    def noise(
+        self,
+        latents: Tensor,
+        t: Tensor,
+        text: Conditioning,
+        chunk: slice,
+        fusion: Fusion | None,
+        recording: Recording | None = None,
+    ) -> Tensor:
         """What the paths of ``chunk`` predict from the same latents.
 
         Args:
@@ -60,6 +68,7 @@ class Multipath:
             text: conditioning of all paths.
             chunk: which paths.
             fusion: inject concepts (Eq. 4) or, with None, leave every path alone.
+            recording: given what this forward computes, for a look inside.
 
         Returns:
             ``(paths, guidance, images, 4, h, w)``.
@@ -67,8 +76,11 @@ class Multipath:
         Raises:
             torch.OutOfMemoryError: the sentence says what would need less.
         """
-        forward = Forward(chunk, text.texts[chunk], len(latents), fusion=fusion)
-        return forward.by_path(self._run(self.backbone.unet, latents, t, text, forward))
+        forward = Forward(chunk, text.texts[chunk], len(latents), fusion=fusion, recording=recording)
+        prediction = forward.by_path(self._run(self.backbone.unet, latents, t, text, forward))
+        if recording is not None:
+            recording.predictions.append(prediction)
+        return prediction
 
     def layout_keys(
         self, latents: Tensor, t: Tensor, text: Conditioning, chunk: slice, gradient_checkpointing: bool = False
@@ -134,7 +146,7 @@ def multipath(
         raise BusyError("this U-Net is already sampling; finish or close that run first, or load a second pipeline")
     before = dict(unet.attn_processors)
     paths = Paths()
-    processors = wrap(unet, backbone.layout_layer, backbone.mask_layer, paths)
+    processors = wrap(unet, backbone.defaults, paths)
     _busy.add(unet)
     try:
         with pathwise(unet, updates, paths):
@@ -145,10 +157,10 @@ def multipath(
         _busy.discard(unet)
 
 
-def wrap(unet: UNet2DConditionModel, layout_layer: str, mask_layer: str, paths: Paths) -> dict[str, MultipathProcessor]:
-    """A processor for every attention layer, wrapping the one that is there."""
-    self_attention(unet, layout_layer, "layout layer")
-    self_attention(unet, mask_layer, "mask layer")
+def wrap(unet: UNet2DConditionModel, layers: Defaults, paths: Paths) -> dict[str, MultipathProcessor]:
+    """A processor for every attention layer, wrapping the one that is there; ``layers`` names those with a role."""
+    self_attention(unet, layers.layout_layer, "layout layer")
+    self_attention(unet, layers.mask_layer, "mask layer")
     texts = {name: index for index, name in enumerate(cross_attention_names(unet))}
     wrapped = {}
     for index, (name, layer) in enumerate(attention_layers(unet).items()):
@@ -157,6 +169,7 @@ def wrap(unet: UNet2DConditionModel, layout_layer: str, mask_layer: str, paths: 
             raise ConductorError(
                 "the U-Net has IP-Adapter attention, which the method cannot run; call unload_ip_adapter() first"
             )
-        role = Role(index, block_of(name), texts.get(name), name == layout_layer, name == mask_layer)
+        roles = (name == layer for layer in (layers.layout_layer, layers.mask_layer, layers.word_layer))
+        role = Role(index, block_of(name), texts.get(name), *roles)
         wrapped[f"{name}.processor"] = MultipathProcessor(inner, role, paths)
     return wrapped

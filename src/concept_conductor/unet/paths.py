@@ -35,6 +35,21 @@ class Fusion:
 
 
 @dataclass
+class Recording:
+    """What the forwards of one step left for a look inside: one entry for each chunk of paths, the base path's last.
+
+    Attributes:
+        predictions: what the U-Net predicted, each ``(paths, guidance, images, 4, h, w)``.
+        self_attention: probabilities of the mask layer's conditional rows, ``(paths, images, tokens, tokens)``.
+        cross_attention: those of the word layer, ``(paths, images, tokens, text tokens)``.
+    """
+
+    predictions: list[Tensor] = field(default_factory=list)
+    self_attention: list[Tensor] = field(default_factory=list)
+    cross_attention: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
 class Forward:
     """One forward pass of the U-Net over a run of consecutive paths.
 
@@ -46,6 +61,7 @@ class Forward:
         images: rows per path and guidance half.
         stop_at_layout: end the forward at the layout layer's keys.
         fusion: inject and record, or leave the attention alone.
+        recording: keep what is computed for a look inside; None for no look.
     """
 
     present: slice
@@ -53,6 +69,7 @@ class Forward:
     images: int
     stop_at_layout: bool = False
     fusion: Fusion | None = None
+    recording: Recording | None = None
 
     def rows_of_text(self, layer: int) -> Tensor:
         """The texts of cross-attention layer ``layer`` for every row, ``(rows, tokens, dim)``."""

@@ -1,0 +1,189 @@
+"""How views become pictures: colours of heat and clusters, panels with captions, grids, and a chart."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from concept_conductor.images import MASK_COLOURS, mask_overlay
+from concept_conductor.tracing.trace import MAX_CLUSTERS
+from concept_conductor.tracing.views import PathView
+
+# matplotlib's "inferno" at nine equal distances: from black over red to pale yellow, also for the colour-blind
+INFERNO = ("000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4")
+INK, SOFT, LINE, PAPER = "#1d2430", "#55606f", "#d5dbe3", "#ffffff"
+GAP = 6
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour))
+
+
+def heat_palette() -> NDArray[np.uint8]:
+    """Colours of heat 0 to 255, ``(256, 3)``."""
+    anchors = np.array([_rgb(colour) for colour in INFERNO], dtype=np.float64)
+    at = np.linspace(0, len(anchors) - 1, 256)
+    columns = [np.interp(at, np.arange(len(anchors)), channel) for channel in anchors.T]
+    return np.stack(columns, axis=1).round().astype(np.uint8)
+
+
+def cluster_palette() -> NDArray[np.uint8]:
+    """A colour for each cluster, neighbours far apart, ``(MAX_CLUSTERS, 3)``."""
+    hues = (0.57 + 0.382 * np.arange(MAX_CLUSTERS)) % 1  # the golden section keeps them apart, however many there are
+    shades = [(0.55, 0.85), (0.75, 0.62), (0.35, 0.97)]
+    colours = [colorsys.hsv_to_rgb(float(hue), *shades[i % len(shades)]) for i, hue in enumerate(hues)]
+    return (np.array(colours) * 255).round().astype(np.uint8)
+
+
+def indexed(values: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
+    """``values (h, w)`` as a picture with a palette, one pixel for each."""
+    image = Image.fromarray(values)
+    image.putpalette(palette.tobytes())
+    return image
+
+
+def cluster_picture(clusters: NDArray[np.uint8]) -> Image.Image:
+    """Clusters in colours, one pixel for each token."""
+    return indexed(clusters, cluster_palette())
+
+
+def heat_picture(heat: NDArray[np.float32]) -> Image.Image:
+    """Heat ``(h, w)``, the hottest place brightest, one pixel for each token."""
+    top = float(heat.max(initial=0))
+    return indexed((heat / (top or 1) * 255).round().astype(np.uint8), heat_palette())
+
+
+def clusters_large(view: PathView) -> Image.Image:
+    """Clusters as large as the path's picture."""
+    return cluster_picture(view.clusters).convert("RGB").resize(view.clean.size, Image.Resampling.NEAREST)
+
+
+def heat_large(view: PathView, index: int) -> Image.Image:
+    """One heat map as large as the path's picture, smooth."""
+    heat = view.heat[index]
+    # resized before it is coloured: colours in between would be none of the palette's
+    grey = Image.fromarray(heat / (float(heat.max(initial=0)) or 1)).resize(view.clean.size, Image.Resampling.BICUBIC)
+    return indexed((np.asarray(grey).clip(0, 1) * 255).round().astype(np.uint8), heat_palette()).convert("RGB")
+
+
+def masks_large(view: PathView, masks: NDArray[np.bool_]) -> Image.Image:
+    """All concepts' masks ``(concepts, h, w)`` on the path's picture, each in its colour."""
+    return mask_overlay(view.clean, masks)
+
+
+def own_mask_large(view: PathView, masks: NDArray[np.bool_], number: int) -> Image.Image:
+    """The mask of concept ``number``, from 0, on the path's picture, in its colour."""
+    alone = np.zeros_like(masks)
+    alone[number] = masks[number]
+    return mask_overlay(view.clean, alone)
+
+
+@cache
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Pillow's own font."""
+    return ImageFont.load_default(size)
+
+
+def fitting(text: str, width: int, size: int) -> str:
+    """``text``, cut with dots where it is wider than ``width`` pixels."""
+    if font(size).getlength(text) <= width:
+        return text
+    while text and font(size).getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def grid(
+    rows: Mapping[str, Sequence[Image.Image | None]],
+    cell: int,
+    columns: Sequence[str] = (),
+    title: str = "",
+    left: int = 0,
+) -> Image.Image:
+    """Pictures in rows on white, each scaled to fit a square cell.
+
+    Args:
+        rows: caption -> its pictures; None leaves a cell empty. Captions stand on the left, in ``left`` pixels and a
+            line for each of theirs, or above their row where that is 0.
+        cell: side of a cell.
+        columns: captions above the first row.
+        title: above all.
+    """
+    size = 13
+    line = size + 5
+    across = max(map(len, rows.values()))
+    top = GAP + line * (bool(title) + bool(columns))
+    high = cell + GAP + (0 if left else line)
+    width = left + across * (cell + GAP) + GAP
+    sheet = Image.new("RGB", (width, top + len(rows) * high), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((GAP, GAP // 2), fitting(title, width - 2 * GAP, size), fill=INK, font=font(size))
+    for number, caption in enumerate(columns):
+        place = (left + GAP + number * (cell + GAP), GAP // 2 + line * bool(title))
+        draw.text(place, fitting(caption, cell, size), fill=SOFT, font=font(size))
+    for number, (caption, pictures) in enumerate(rows.items()):
+        y = top + number * high
+        if left:
+            lines = "\n".join(fitting(text, left - GAP, size) for text in caption.split("\n"))
+            draw.multiline_text((GAP, y + 2), lines, fill=INK, font=font(size), spacing=5)
+        else:
+            draw.text((GAP, y), fitting(caption, width - 2 * GAP, size), fill=INK, font=font(size))
+            y += line
+        for column, picture in enumerate(pictures):
+            if picture is not None:
+                scale = cell / max(picture.size)
+                fitted = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+                sheet.paste(fitted, (left + GAP + column * (cell + GAP), y))
+    return sheet
+
+
+def chart(series: Mapping[str, Sequence[float | None]], colours: Sequence[str], title: str) -> Image.Image:
+    """Lines over the steps, from 0 to the largest value.
+
+    Args:
+        series: name -> a value for each step; None where there is none.
+        colours: of the lines.
+        title: above it.
+    """
+    scale, width, height, left, top, bottom = 2, 720, 300, 60, 34, 40  # drawn twice as large, for smooth lines
+    image = Image.new("RGB", (width * scale, height * scale), PAPER)
+    draw = ImageDraw.Draw(image)
+    write = font(12 * scale)
+    steps = max(len(values) for values in series.values())
+    most = max((value for values in series.values() for value in values if value is not None), default=0.0) or 1.0
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = left + (width - left - 20) * step / max(1, steps - 1)
+        y = height - bottom - (height - top - bottom) * value / most
+        return x * scale, y * scale
+
+    draw.text((left * scale, 8 * scale), title, fill=INK, font=font(14 * scale))
+    for share in (0, 0.5, 1):
+        draw.line([place(0, share * most), place(steps - 1, share * most)], fill=LINE, width=scale)
+        x, y = place(0, share * most)
+        draw.text((x - 6 * scale, y), f"{share * most:.3g}", fill=SOFT, font=write, anchor="rm")
+    for step in sorted({round(share * (steps - 1)) for share in (0, 0.25, 0.5, 0.75, 1)}):
+        x, y = place(step, 0)
+        draw.text((x, y + 6 * scale), str(step), fill=SOFT, font=write, anchor="mt")
+    key = left * 1.0
+    for (name, values), colour in zip(series.items(), colours, strict=True):
+        points = [place(step, value) for step, value in enumerate(values) if value is not None]
+        draw.line(points, fill=colour, width=2 * scale, joint="curve")
+        for x, y in points:
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
+        label = fitting(name, 200 * scale, 12 * scale)
+        draw.rectangle((key * scale, (height - 16) * scale, (key + 10) * scale, (height - 6) * scale), fill=colour)
+        draw.text(((key + 14) * scale, (height - 11) * scale), label, fill=INK, font=write, anchor="lm")
+        key += 30 + write.getlength(label) / scale
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def line_colours(concepts: int) -> list[str]:
+    """Of the base path and every concept's."""
+    return [INK, *(f"#{MASK_COLOURS[i % len(MASK_COLOURS)]}" for i in range(concepts))]

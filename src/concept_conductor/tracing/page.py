@@ -1,0 +1,121 @@
+"""The page to scrub through a run: one file that needs no other, written step by step."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from concept_conductor.settings import SamplingSettings
+from concept_conductor.tracing import drawing
+from concept_conductor.tracing.subjects import Subject
+from concept_conductor.tracing.views import PathView, StepView
+
+TEMPLATE = Path(__file__).parent / "page.html"
+STEPS_HERE = "<!-- steps -->\n"
+SIDE = 192
+"""Longest side of a picture in the page."""
+
+
+class Page:
+    """Writes the page's head at once, a step as it comes, and the rest in the end.
+
+    Args:
+        file: where to.
+        reference: the layout reference, if the run has one.
+        paths: all paths, the base path first.
+        settings: of the run, filled.
+    """
+
+    def __init__(
+        self, file: Path, reference: Subject | None, paths: Sequence[Subject], settings: SamplingSettings
+    ) -> None:
+        head, self.rest = TEMPLATE.read_text(encoding="utf-8").split(STEPS_HERE)
+        self.file = file
+        run = {
+            "steps": settings.steps,
+            "reference": None if reference is None else subject_data(reference),
+            "paths": [subject_data(subject) for subject in paths],
+            "lines": drawing.line_colours(len(paths) - 1),
+            "heat": ["#" + bytes(colour.tolist()).hex() for colour in drawing.heat_palette()],
+        }
+        prompt = paths[0].prompt
+        self._write(Template(head).substitute(title=escape(prompt), prompt=escape(prompt), run=as_json(run)), "w")
+
+    def add(self, view: StepView) -> None:
+        """Write what a step showed."""
+        data: dict[str, Any] = {
+            "reference": None if view.reference is None else row_data(view.reference),
+            "paths": [row_data(row) for row in view.paths],
+            "masks": coloured_masks(view.masks),
+        }
+        if view.refined is not None:
+            data |= {"base": coloured_masks(view.refined.base), "own": coloured_masks(view.refined.own)}
+        self._write(f'<script type="application/json" data-step="{view.index}">{as_json(data)}</script>\n', "a")
+
+    def finish(self, records: Sequence[dict[str, Any]]) -> None:
+        """Write the rest.
+
+        Args:
+            records: of all steps, with their timesteps and layout losses.
+        """
+        self._write(Template(self.rest).substitute(records=as_json(list(records))), "a")
+
+    def _write(self, text: str, mode: str) -> None:
+        with open(self.file, mode, encoding="utf-8") as file:
+            file.write(text)
+
+
+def subject_data(subject: Subject) -> dict[str, Any]:
+    """What the page says of a path."""
+    foreground = [word.foreground for word in subject.words] + [True]
+    return {
+        "name": subject.name,
+        "prompt": subject.prompt,
+        "colour": subject.colour,
+        "captions": subject.captions,
+        "foreground": foreground[: len(subject.captions)],
+        "mean": bool(subject.foreground),
+    }
+
+
+def row_data(view: PathView) -> dict[str, Any]:
+    """What one path showed; heat maps side by side in one grey picture, which the page colours."""
+    tops = view.heat.max(axis=(1, 2), keepdims=True, initial=0)
+    grey = (view.heat / np.where(tops > 0, tops, 1) * 255).round().astype(np.uint8)
+    clean = view.clean.copy()
+    clean.thumbnail((SIDE, SIDE))
+    return {
+        "clean": data_uri(clean, "WEBP", quality=82),
+        "clusters": data_uri(drawing.cluster_picture(view.clusters), "PNG"),
+        "heat": data_uri(Image.fromarray(np.concatenate(grey, axis=1)), "PNG") if len(grey) else None,
+        "tops": [float(f"{top:.3g}") for top in tops.ravel()],
+    }
+
+
+def coloured_masks(masks: NDArray[np.bool_]) -> list[str]:
+    """Each mask as a small picture, white where the concept is and transparent elsewhere."""
+    alphas = [Image.fromarray(mask.astype(np.uint8) * 255) for mask in masks]
+    return [data_uri(Image.merge("LA", (alpha, alpha)), "PNG") for alpha in alphas]
+
+
+def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    """A picture as a data URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"optimize": True} if kind == "PNG" else options))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def as_json(data: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,159 @@
+"""What a step showed, brought to the CPU: pictures, clusters, heat maps and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from concept_conductor.backbones import Backbone
+from concept_conductor.clustering import kmeans
+from concept_conductor.images import thumbnail
+from concept_conductor.masks import token_grid
+from concept_conductor.observation import Observation
+from concept_conductor.refinement import RefinedMasks
+from concept_conductor.sampling import Step
+from concept_conductor.tracing.subjects import Subject
+
+#: Longest side of a traced picture; small ones grow to at least half of it.
+SIDE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class PathView:
+    """What one path, or the reference, showed at one step.
+
+    Attributes:
+        subject: which.
+        clean: the clean picture it predicts.
+        clusters: of the mask layer's self-attention, ``(h, w)``; a place keeps its number from step to step.
+        heat: maps of :meth:`.Subject.heat`, ``(maps, h, w)``.
+    """
+
+    subject: Subject
+    clean: Image.Image
+    clusters: NDArray[np.uint8]
+    heat: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MaskView:
+    """The first image's masks after a refinement, each ``(concepts, h, w)``, boolean.
+
+    Attributes:
+        base: B, in the base path.
+        own: C, each in its concept's own path.
+        fused: M, on the latent grid.
+    """
+
+    base: NDArray[np.bool_]
+    own: NDArray[np.bool_]
+    fused: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class StepView:
+    """What the first image of a run showed at one step.
+
+    Attributes:
+        index, timestep: which step.
+        reference: the layout reference; None where the run has none.
+        paths: those that ran, the base path first.
+        masks: used from the next step on, ``(concepts, h, w)``, boolean, on the latent grid.
+        refined: what they were made from, where this step refined them.
+    """
+
+    index: int
+    timestep: int
+    reference: PathView | None
+    paths: tuple[PathView, ...]
+    masks: NDArray[np.bool_]
+    refined: MaskView | None
+
+    @property
+    def rows(self) -> tuple[PathView, ...]:
+        """The reference, if there is one, and all paths."""
+        return self.paths if self.reference is None else (self.reference, *self.paths)
+
+
+@dataclass
+class Viewer:
+    """Makes views of steps; remembers how clusters were numbered.
+
+    Attributes:
+        backbone: the model, which decodes.
+        reference: the layout reference, if the run has one.
+        paths: all paths, the base path first.
+        clusters: K.
+    """
+
+    backbone: Backbone
+    reference: Subject | None
+    paths: Sequence[Subject]
+    clusters: int
+    _before: dict[Subject, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def view(self, step: Step) -> StepView:
+        """What ``step``, which was looked into, showed."""
+        assert step.observation is not None
+        reference = None
+        if step.reference is not None and self.reference is not None:
+            (reference,) = self._path_views(step, step.reference, [self.reference])
+        paths = self._path_views(step, step.observation, self.paths)
+        masks: NDArray[np.bool_] = step.masks[0].cpu().numpy()
+        refined = None if step.refined is None else mask_view(step.refined)
+        return StepView(step.index, step.timestep, reference, paths, masks, refined)
+
+    def _path_views(self, step: Step, seen: Observation, subjects: Sequence[Subject]) -> tuple[PathView, ...]:
+        size = step.latents.shape[-2:]
+        labels = self._labels(seen.self_attention[:, 0])
+        attention = seen.cross_attention[:, 0].cpu().numpy()
+        views = []
+        for subject, clean, own, text in zip(subjects, seen.clean[:, :1], labels, attention):
+            clusters = own.reshape(token_grid(len(own), size))
+            # a path's own clusters of the step before; in the first step another path's, so that all agree
+            before = self._before.get(subject, next(iter(self._before.values()), clusters))
+            self._before[subject] = clusters = renumbered(clusters, before, self.clusters)
+            heat = subject.heat(text).reshape(-1, *token_grid(len(text), size))
+            views.append(PathView(subject, thumbnail(self._decoded(clean), SIDE), clusters, heat))
+        return tuple(views)
+
+    def _labels(self, attention: Tensor) -> NDArray[np.uint8]:
+        """Clusters of every path's attention ``(paths, tokens, tokens)``, ``(paths, tokens)``."""
+        count = min(self.clusters, attention.shape[1])
+        seeds = torch.zeros(len(attention), dtype=torch.long)  # the same starts in all steps, so that they look alike
+        return kmeans(attention, [count], seeds=seeds)[:, 0].cpu().numpy().astype(np.uint8)
+
+    def _decoded(self, latents: Tensor) -> Image.Image:
+        pixels = self.backbone.decode_latents(latents)[0].nan_to_num()  # half precision may overflow in early steps
+        array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        return Image.fromarray(array)
+
+
+def renumbered(labels: NDArray[np.uint8], before: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """The clusters ``labels`` under the numbers of those in ``before`` that they share most places with."""
+    shared = np.zeros((count, count), dtype=np.int64)
+    np.add.at(shared, (labels.ravel(), before.ravel()), 1)
+    numbers = np.zeros(count, dtype=np.uint8)
+    for _ in range(count):
+        new, old = np.unravel_index(shared.argmax(), shared.shape)
+        numbers[new] = old
+        shared[new, :] = shared[:, old] = -1
+    renamed: NDArray[np.uint8] = numbers[labels]
+    return renamed
+
+
+def mask_view(refined: RefinedMasks) -> MaskView:
+    """The first image's masks after a refinement."""
+    assert refined.own is not None and refined.base is not None
+    fused: NDArray[np.bool_] = refined.fused.grid[0].cpu().numpy()
+    own, base = (
+        masks[0].unflatten(-1, token_grid(masks.shape[-1], refined.fused.grid.shape[-2:])).cpu().numpy()
+        for masks in (refined.own, refined.base)
+    )
+    return MaskView(base, own, fused)

@@ -1,0 +1,58 @@
+"""`conductor generate --trace`: where it writes, and what it refuses before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from concept_conductor import ConceptConductorPipeline, rendering
+
+
+@pytest.mark.parametrize(("seeds", "folders"), [("3", ["inside"]), ("3,12", ["inside/seed-0003", "inside/seed-0012"])])
+def test_a_folder_for_each_of_several_seeds(conductor, recipe: Path, quick, seeds: str, folders: list[str]) -> None:
+    assert conductor("generate", recipe, "--seeds", seeds, "--trace", "inside").status == 0
+    assert [call["trace"] for call in quick.calls] == [Path(folder) for folder in folders]
+
+
+def test_no_trace_unless_asked(conductor, recipe: Path, quick) -> None:
+    assert conductor("generate", recipe).status == 0
+    assert [call["trace"] for call in quick.calls] == [None, None]
+
+
+def test_the_real_thing(conductor, recipe: Path, tiny_pipe: ConceptConductorPipeline, monkeypatch) -> None:
+    monkeypatch.setattr(rendering, "load_pipeline", lambda *_: tiny_pipe)
+    recipe.write_text(recipe.read_text().replace("steps: 999", "steps: 2"))
+    outcome = conductor("generate", recipe, "--seeds", "0", "--out", "out", "--trace", "deep/inside")
+    assert outcome.status == 0, outcome.err
+    assert {"index.html", "contact-sheet.png", "run.gif", "trace.json"} <= {
+        f.name for f in Path("deep/inside").iterdir()
+    }
+    assert "deep/inside/index.html" in outcome.out
+
+
+@pytest.mark.parametrize("seeds", ["0", "0-1"])
+def test_a_file_is_in_the_way(conductor, recipe: Path, quick, seeds: str) -> None:
+    outcome = conductor("generate", recipe, "--seeds", seeds, "--trace", recipe)
+    assert outcome.status == 1
+    assert "is a file; expected a folder for the trace" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not quick.calls
+    assert not any(Path().iterdir())
+
+
+def test_a_folder_of_other_things_is_left_alone(conductor, recipe: Path, quick) -> None:
+    outcome = conductor("generate", recipe, "--seeds", "0", "--trace", recipe.parent)
+    assert outcome.status == 1
+    assert "holds other files; a trace takes a folder of its own" in outcome.err
+    assert recipe.is_file()
+    assert not quick.calls
+
+
+def test_a_safety_checker(conductor, recipe: Path, quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "safety_checker", torch.nn.Identity(), raising=False)
+    outcome = conductor("generate", recipe, "--trace", "inside")
+    assert outcome.status == 1
+    assert "no trace with this checkpoint: its safety checker judges finished pictures" in outcome.err
+    assert not quick.calls
