@@ -59,7 +59,7 @@ class Evaluation:
                 self.folder.image(job.key),
                 job.group.scene.text,
                 tuple(subjects[name] for name in job.group.scene.concepts),
-                places_of(job),
+                places_of(job, load_image(self.folder.image(job.key)).size),
             )
             for job in self.jobs
         ]
@@ -106,14 +106,20 @@ class Evaluation:
         return {**about, **costs, **{name: value for name, value in scores.items() if name != "image"}}
 
 
-def places_of(job: Job) -> tuple[Place, ...]:
-    """Where the job's layout wants its concepts; empty where points or words say so, which takes the model to find."""
-    layout = job.group.recipe.layout
+def places_of(job: Job, size: tuple[int, int]) -> tuple[Place, ...]:
+    """Where the job's layout wants its concepts; empty where neither masks nor boxes say so.
+
+    Args:
+        job: of any method.
+        size: width and height of its picture.
+    """
+    layout, paths = job.group.recipe.layout, job.group.paths
     if layout is None:
         return ()
     if layout.boxes is not None:
-        width, height = load_image(job.group.paths["layout", "image"]).size
+        picture = paths.get(("layout", "image"))
+        width, height = load_image(picture).size if picture is not None else layout.size or size
         return tuple(
             (left / width, top / height, right / width, bottom / height) for left, top, right, bottom in layout.boxes
         )
-    return tuple(job.group.paths["layout", "masks", number] for number in range(len(layout.masks or ())))
+    return tuple(paths["layout", "masks", number] for number in range(len(layout.masks or ())))
