@@ -58,6 +58,10 @@ class Grounder(Protocol):
         """
         ...
 
+    def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
+        """The mask ``(h, w)`` of what is under each of ``points`` ``(x, y)`` in pixels of ``image``; empty for none."""
+        ...
+
     def identity(self) -> str:
         """What tells this instrument's results from another's in a cache."""
         ...
@@ -96,6 +100,12 @@ class JudgeGrounder:
             )
             for text, name in zip(words, classes)
         ]
+
+    def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
+        """See :meth:`Grounder.under`; of the classes that the judge knows."""
+        masks = [_segment("", finding, image.size).mask for finding in self.judge.find(image)]
+        nothing = np.zeros(image.size[::-1], dtype=bool)
+        return [next((mask for mask in masks if mask[int(y), int(x)]), nothing) for x, y in points]
 
     def class_of(self, words: str) -> str:
         """The class that ``words`` hold.
@@ -182,6 +192,14 @@ class GroundedSam:
         }
         return [[Segment(given, *parts) for parts in found[text]] for given, text in zip(words, texts)]
 
+    @torch.inference_mode()
+    def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
+        """See :meth:`Grounder.under`; of SAM's three readings (a subpart, a part, the whole) the surest."""
+        if not points:
+            return []
+        masks, ious = self._segmented(image, multimask_output=True, input_points=[[[list(point)] for point in points]])
+        return [mask[int(best)].numpy() for mask, best in zip(masks, ious.argmax(1))]
+
     def instead(self, image: Image.Image, words: str) -> str:
         """See :meth:`Explaining.instead`."""
         text = caption(words)
@@ -235,16 +253,20 @@ class GroundedSam:
         """A mask ``(h, w)`` for each of ``boxes`` ``(n, 4)``."""
         if not len(boxes):
             return []
+        masks, _ = self._segmented(image, multimask_output=False, input_boxes=[boxes.tolist()])
+        return [mask.numpy() for mask in masks[:, 0]]
+
+    def _segmented(
+        self, image: Image.Image, multimask_output: bool, **prompts: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """SAM's masks ``(prompts, masks, h, w)``, boolean, and how good it thinks each is ``(prompts, masks)``."""
         processor, model = self._segmenter
-        inputs = processor(images=image, input_boxes=[boxes.tolist()], return_tensors="pt")
-        outputs = model(
-            pixel_values=inputs["pixel_values"].to(self.device, model.dtype),
-            input_boxes=inputs["input_boxes"].to(self.device, model.dtype),
-            multimask_output=False,
-        )
+        inputs = processor(images=image.convert("RGB"), **prompts, return_tensors="pt")
+        given = {name: inputs[name].to(self.device, model.dtype) for name in ("pixel_values", *prompts)}
+        outputs = model(**given, multimask_output=multimask_output)
         sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
         masks = processor.image_processor.post_process_masks([outputs.pred_masks[0].float().cpu()], *sizes)[0]
-        return [mask.numpy() for mask in masks[:, 0]]
+        return masks, outputs.iou_scores[0].float().cpu()
 
     @cached_property
     def _detector(self) -> tuple[Any, Any]:
