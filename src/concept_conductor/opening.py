@@ -19,6 +19,7 @@ from concept_conductor.layouts.collage import Collage
 from concept_conductor.layouts.cutouts import Cutout
 from concept_conductor.layouts.generation import TextToImage
 from concept_conductor.placement import Placement
+from concept_conductor.placing import open_objects
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import locate_in, locate_model
 from concept_conductor.recipe import (
@@ -63,7 +64,11 @@ def open_files(recipe: Recipe, paths: Located) -> Opened:
     Raises:
         ConductorError: a file that cannot be used, or a prompt that does not fit its concept.
     """
-    return open_concepts(recipe, paths), open_layout(recipe, paths), open_placement(recipe, paths)
+    concepts = open_concepts(recipe, paths)
+    if recipe.placement is not None and recipe.placement.objects is not None:
+        placement, layout = open_objects(recipe, paths, grounder_of(recipe, paths, None))
+        return concepts, layout, placement
+    return concepts, open_layout(recipe, paths), open_placement(recipe, paths)
 
 
 def open_concepts(recipe: Recipe, paths: Located) -> list[ConceptPrompt]:
@@ -227,13 +232,13 @@ def grounder_of(recipe: Recipe, paths: Located, threshold: float | None) -> Grou
 
 
 def open_placement(recipe: Recipe, paths: Located) -> Placement | None:
-    """The recipe's placement.
+    """The recipe's placement by a mask.
 
     Raises:
         ConductorError: a file that cannot be used.
     """
     given = recipe.placement
-    if given is None:
+    if given is None or given.mask is None:
         return None
     image = _picture(recipe, paths, load_image, "placement", "image")
     mask = _picture(recipe, paths, load_mask, "placement", "mask")

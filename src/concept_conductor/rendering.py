@@ -321,8 +321,8 @@ def check_fit(
     try:
         layout.mask_source(len(concepts), (recipe.width, recipe.height), grid, refinement)
     except ConductorError as error:
-        kind = layout.kind if recipe.layout is None else recipe.layout.kind
-        raise recipe.error(("layout", kind), str(error)) from error
+        place = ("placement", "objects") if recipe.layout is None else ("layout", recipe.layout.kind)
+        raise recipe.error(place, str(error)) from error
 
 
 def settings_of(recipe: Recipe, defaults: Defaults) -> SamplingSettings:

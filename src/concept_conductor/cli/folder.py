@@ -15,6 +15,7 @@ from concept_conductor.cli.layout_files import file_name, write_layout
 from concept_conductor.files import written_whole
 from concept_conductor.images import contact_sheet, mask_overlay, mask_picture, save_png, thumbnail
 from concept_conductor.layout import Layout
+from concept_conductor.layouts.pixels import mask_image
 from concept_conductor.provenance import versions
 from concept_conductor.rendering import Picture, Rendering
 
@@ -55,6 +56,8 @@ class RunFolder:
             save_png(mask_picture(mask, picture.image.size), self.path / f"{stem}-mask-{number}-{name}.png")
         if not self.finished and self.rendering.layout is not None:
             self._write_layout(self.rendering.layout, picture)
+        if not self.finished and self.rendering.placement is not None:
+            save_png(mask_image(self.rendering.placement.mask), self.path / "placement.png")
         self._keep_thumbnail(picture.image)
         self.finished.append(
             {

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,23 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.checkpoints import Checkpoint, best_device, pillow_processor, precision
-from concept_conductor.inversion import content_hash
+from concept_conductor.evaluation.judge_grounder import JudgeGrounder
+from concept_conductor.evaluation.segments import Explaining, Grounder, Segment, checked_threshold
 from concept_conductor.mini import JUDGE_FILE
-from concept_conductor.mini.judge import Finding, Judge
+from concept_conductor.mini.judge import Judge
+
+__all__ = [
+    "GROUNDING_DINO",
+    "SAM",
+    "Explaining",
+    "GroundedSam",
+    "Grounder",
+    "JudgeGrounder",
+    "Segment",
+    "caption",
+    "default_grounder",
+    "suppress",
+]
 
 GROUNDING_DINO = Checkpoint("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71")
 SAM = Checkpoint("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67")
@@ -37,113 +51,6 @@ PICTURES_PER_FORWARD = 4
 Pair = tuple[int, str]
 #: Boxes ``(n, 4)`` in pixels, surest first, and their scores ``(n,)``.
 Boxes = tuple[torch.Tensor, torch.Tensor]
-
-
-class Segment(NamedTuple):
-    """One object that was found.
-
-    Attributes:
-        words: what was looked for.
-        score: 0..1, how sure the detector is.
-        box: x0, y0, x1, y1 in pixels of the image.
-        mask: bool ``(h, w)`` of the image's size; never empty.
-    """
-
-    words: str
-    score: float
-    box: tuple[float, float, float, float]
-    mask: NDArray[np.bool_]
-
-
-class Grounder(Protocol):
-    """Finds what words name."""
-
-    def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
-        """For each of ``words`` its segments in ``image``, best first, no two of them the same object.
-
-        Raises:
-            ConductorError: words that cannot be looked for.
-        """
-        ...
-
-    def find_all(self, images: Sequence[Image.Image], words: Sequence[Sequence[str]]) -> list[list[list[Segment]]]:
-        """:meth:`find` in each of several pictures, with words of its own."""
-        ...
-
-    def identity(self) -> str:
-        """What tells this instrument's results from another's in a cache."""
-        ...
-
-
-@runtime_checkable
-class Explaining(Protocol):
-    """A grounder that can say what it sees where it does not find what it should."""
-
-    def instead(self, image: Image.Image, words: str) -> str:
-        """What there is instead of ``words``, as a part of a sentence."""
-        ...
-
-
-class JudgeGrounder:
-    """The embedded model's judge: knows the classes of the sticker world, and no others.
-
-    Args:
-        judge: None for the one that is shipped.
-        threshold: least score of an object, 0..1; the judge itself finds none below a half.
-    """
-
-    def __init__(self, judge: Judge | None = None, *, threshold: float = 0.0) -> None:
-        self.judge = judge or Judge.load()
-        self.threshold = checked_threshold("judge's", threshold)
-        self.classes = list(dict.fromkeys(design.split("/")[0] for design in self.judge.designs))
-
-    def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
-        """See :meth:`Grounder.find`; each of ``words`` must hold one class ("a dog", "dog on the left", "two dogs")."""
-        classes = [self.class_of(text) for text in words]
-        findings = [finding for finding in self.judge.find(image) if finding.score >= self.threshold]
-        return [
-            sorted(
-                (_segment(text, finding, image.size) for finding in findings if finding.class_name == name),
-                key=lambda segment: -segment.score,
-            )
-            for text, name in zip(words, classes)
-        ]
-
-    def find_all(self, images: Sequence[Image.Image], words: Sequence[Sequence[str]]) -> list[list[list[Segment]]]:
-        """See :meth:`Grounder.find_all`."""
-        return [self.find(image, own) for image, own in zip(images, words, strict=True)]
-
-    def class_of(self, words: str) -> str:
-        """The class that ``words`` hold.
-
-        Raises:
-            ConductorError: they hold none that is known, or several.
-        """
-        singular = {spelling: name for name in self.classes for spelling in (name, f"{name}s", f"{name}es")}
-        held = list(dict.fromkeys(singular[word] for word in re.findall(r"\w+", words.lower()) if word in singular))
-        if len(held) != 1:
-            raise ConductorError(
-                f"the words '{words}' name {'several' if held else 'none'} of the classes that the embedded judge "
-                f"knows; expected exactly one of {', '.join(self.classes)}"
-            )
-        return held[0]
-
-    def instead(self, image: Image.Image, words: str) -> str:
-        """See :meth:`Explaining.instead`."""
-        seen = [f"a {finding.class_name} ({finding.score:.2f})" for finding in self.judge.find(image)]
-        return f"the judge sees {' and '.join(seen) or 'nothing that it knows'}; its threshold is {self.threshold:g}"
-
-    def identity(self) -> str:
-        """A hash of the judge's weights."""
-        return f"judge {content_hash(self.judge.network.state_dict())[:16]} {self.threshold or ''}".strip()
-
-
-def _segment(words: str, finding: Finding, size: tuple[int, int]) -> Segment:
-    width, height = size
-    mask = Image.fromarray(finding.mask).resize(size, Image.Resampling.NEAREST)
-    left, top, right, bottom = finding.box
-    box = (left * width, top * height, right * width, bottom * height)
-    return Segment(words, finding.score, box, np.asarray(mask, dtype=bool))
 
 
 class GroundedSam:
@@ -208,12 +115,22 @@ class GroundedSam:
             for index, own in enumerate(words)
         ]
 
+    @torch.inference_mode()
+    def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
+        """See :meth:`Grounder.under`; of SAM's three readings (a subpart, a part, the whole) the surest."""
+        if not points:
+            return []
+        picture = image.convert("RGB")
+        given = [[[list(point)] for point in points]]
+        masks, ious = self._segmented(picture, self._encoded([picture])[0], True, input_points=given)
+        return [mask[int(best)].numpy() for mask, best in zip(masks, ious.argmax(1))]
+
     def instead(self, image: Image.Image, words: str) -> str:
         """See :meth:`Explaining.instead`."""
         text = caption(words)
         lower = copy(self)  # shares the models, which are loaded by now
         lower.box_threshold, lower.text_threshold = 0.0, 0.0
-        ((_, scores),) = lower._boxes(image.convert("RGB"), [text])
+        ((_, scores),) = lower._boxes([image.convert("RGB")], [(0, text)]).values()
         best = f"the best candidate scores {float(scores[0]):.2f}" if len(scores) else "there is no candidate"
         return f"{best}, where the threshold is {self.box_threshold:g}"
 
@@ -269,24 +186,29 @@ class GroundedSam:
         boxed = [index for index, own in enumerate(boxes) if len(own)]
         for start in range(0, len(boxed), PICTURES_PER_FORWARD):
             chunk = boxed[start : start + PICTURES_PER_FORWARD]
-            processor, model = self._segmenter
-            inputs = [
-                processor(images=images[index], input_boxes=[boxes[index].tolist()], return_tensors="pt")
-                for index in chunk
-            ]
-            pixels = torch.cat([given["pixel_values"] for given in inputs])
-            encoded = model.get_image_embeddings(pixels.to(self.device, model.dtype))
-            for index, given, embedding in zip(chunk, inputs, encoded):
-                outputs = model(
-                    image_embeddings=embedding[None],
-                    input_boxes=given["input_boxes"].to(self.device, model.dtype),
-                    multimask_output=False,
-                )
-                masks = processor.image_processor.post_process_masks(
-                    [outputs.pred_masks[0].float().cpu()], given["original_sizes"], given["reshaped_input_sizes"]
-                )[0]
+            encoded = self._encoded([images[index] for index in chunk])
+            for index, embedding in zip(chunk, encoded):
+                masks, _ = self._segmented(images[index], embedding, False, input_boxes=[boxes[index].tolist()])
                 found[index] = [mask.numpy() for mask in masks[:, 0]]
         return found
+
+    def _encoded(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """SAM's view of several pictures, ``(n, channels, h, w)``."""
+        processor, model = self._segmenter
+        pixels = torch.cat([processor(images=image, return_tensors="pt")["pixel_values"] for image in images])
+        return model.get_image_embeddings(pixels.to(self.device, model.dtype))
+
+    def _segmented(
+        self, image: Image.Image, encoded: torch.Tensor, multimask_output: bool, **prompts: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """SAM's masks ``(prompts, masks, h, w)``, boolean, and how good it thinks each is ``(prompts, masks)``."""
+        processor, model = self._segmenter
+        inputs = processor(images=image, **prompts, return_tensors="pt")
+        given = {name: inputs[name].to(self.device, model.dtype) for name in prompts}
+        outputs = model(image_embeddings=encoded[None], **given, multimask_output=multimask_output)
+        sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        masks = processor.image_processor.post_process_masks([outputs.pred_masks[0].float().cpu()], *sizes)[0]
+        return masks, outputs.iou_scores[0].float().cpu()
 
     @cached_property
     def _detector(self) -> tuple[Any, Any]:
@@ -334,17 +256,6 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float) -> list[
         if not (shared / (areas[kept] + areas[index] - shared) > overlap).any():
             kept.append(index)
     return kept
-
-
-def checked_threshold(name: str, value: float) -> float:
-    """``value``, if it is a threshold.
-
-    Raises:
-        ConductorError: it is not.
-    """
-    if not 0 <= value <= 1:
-        raise ConductorError(f"the {name} threshold of grounding is {value}; expected 0 to 1")
-    return value
 
 
 def default_grounder(

@@ -5,11 +5,12 @@ from concept_conductor.recipe.concept import ConceptEntry
 from concept_conductor.recipe.fields import MAX_SEEDS, Count, Name, Real, Seed, Seeds, Side, Text, parse_seeds
 from concept_conductor.recipe.generation import GenerationEntry
 from concept_conductor.recipe.layout import LayoutEntry
-from concept_conductor.recipe.placement import PlacementEntry
+from concept_conductor.recipe.placement import AddEntry, PlacementEntry, ReplaceEntry
 from concept_conductor.recipe.recipe import Recipe, collage_recipe
 
 __all__ = [
     "MAX_SEEDS",
+    "AddEntry",
     "BackgroundEntry",
     "CollageEntry",
     "ConceptEntry",
@@ -21,6 +22,7 @@ __all__ = [
     "PlacementEntry",
     "Real",
     "Recipe",
+    "ReplaceEntry",
     "Seed",
     "Seeds",
     "Side",

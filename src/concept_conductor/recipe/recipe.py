@@ -32,7 +32,7 @@ class Recipe(Settings):
         device: "auto" is CUDA where there is one.
         prompt, negative_prompt: the base prompt, and what to steer away from.
         prompt_2, negative_prompt_2: for SDXL's second text encoder, where it shall read something else.
-        concepts, layout, placement: see there.
+        concepts, layout, placement: see there; a placement with objects is the layout too.
         width, height: in pixels.
         steps, guidance_scale, paths_per_forward: as for the pipeline.
         offload: keep only the network at work on the GPU.
@@ -51,8 +51,8 @@ class Recipe(Settings):
     prompt_2: Text | None = None
     negative_prompt_2: Text | None = None
     concepts: tuple[ConceptEntry, ...] = ()
-    layout: Annotated[LayoutEntry | None, Field(validate_default=True)] = None
     placement: PlacementEntry | None = None
+    layout: Annotated[LayoutEntry | None, Field(validate_default=True)] = None
     width: Side | None = None
     height: Side | None = None
     steps: Annotated[Count, Field(le=1000)] | None = None
@@ -70,12 +70,31 @@ class Recipe(Settings):
     _document: Document = PrivateAttr(default_factory=lambda: Document("the recipe", {}))
     _folder: Path = PrivateAttr(default_factory=Path)
 
+    @field_validator("placement")
+    @classmethod
+    def _an_object_for_each_concept(
+        cls, placement: PlacementEntry | None, info: ValidationInfo
+    ) -> PlacementEntry | None:
+        if placement is None or placement.objects is None or "concepts" not in info.data:
+            return placement
+        objects, concepts = len(placement.objects), len(info.data["concepts"])
+        if objects != concepts:
+            raise ValueError(
+                f"{objects} objects for {concepts} concepts; give one for each concept, in the concepts' order"
+            )
+        return placement
+
     @field_validator("layout")
     @classmethod
     def _fits_the_concepts(cls, layout: LayoutEntry | None, info: ValidationInfo) -> LayoutEntry | None:
         concepts = info.data.get("concepts", ())
+        placement = info.data.get("placement")
+        if placement is not None and placement.objects is not None:
+            if layout is not None:
+                raise ValueError("the placement's objects are the layout already; leave one of the two out")
+            return layout
         if layout is None:
-            if concepts:
+            if concepts and "placement" in info.data:
                 raise ValueError(
                     "concepts need a layout; give its 'image', 'prompt', and 'masks', 'points', 'boxes' or 'words' (or "
                     "a 'collage', 'generated' with 'words', or 'boxes' with 'words')"
