@@ -1,4 +1,4 @@
-"""Draw the layout pictures and masks of the examples, in designs that the embedded model's base knows.
+"""Draw the layout pictures, masks and cut-outs of the examples, in designs that the embedded model's base knows.
 
     python examples/make_layouts.py     # writes examples/layouts/
 
@@ -9,8 +9,10 @@ pictures; the pipeline brings them to its size.
 
 from pathlib import Path
 
+import torch
 from PIL import Image
 
+from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.report import arrange
 from concept_conductor.mini.world import World
@@ -22,10 +24,12 @@ LAYOUTS = {
     "two_backpacks": (("backpack", "backpack"), "grass", 0),
     "dog_and_robot": (("dog", "robot"), "grass", 0),
 }
+CUTOUTS = {"dog": "dog/noto-v1", "robot": "robot/fluent-flat"}
+BACKDROP = "grass"
 
 
 def main() -> None:
-    """Write `NAME.png`, and `NAME-1.png`, `NAME-2.png` with the masks."""
+    """Write `NAME.png`, and `NAME-1.png`, `NAME-2.png` with the masks; cut-outs, and a background without objects."""
     world = World(CPU.classes, CPU.backdrops, SIZE)
     for name, (classes, backdrop, seed) in LAYOUTS.items():
         layout = arrange(world, classes, backdrop, seed).layout
@@ -33,6 +37,13 @@ def main() -> None:
         layout.image.save(FOLDER / f"{name}.png", optimize=True)
         for number, mask in enumerate(layout.masks, 1):
             Image.fromarray(mask).save(FOLDER / f"{name}-{number}.png", optimize=True)
+    atlas = Atlas.load()
+    for name, design in CUTOUTS.items():
+        Image.fromarray(atlas.cells[atlas.index(design)]).save(FOLDER / f"{name}.png", optimize=True)
+    nothing, backdrop = torch.tensor([[-1, -1]]), torch.tensor([world.backdrop_names.index(BACKDROP)])
+    scene = world.draw(nothing, backdrop, torch.Generator().manual_seed(0))
+    pixels = ((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(FOLDER / f"{BACKDROP}.png", optimize=True)
 
 
 if __name__ == "__main__":

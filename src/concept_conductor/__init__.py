@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from concept_conductor.layouts.collage import Collage
     from concept_conductor.layouts.cutouts import Cutout
     from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput
-    from concept_conductor.placement import Placement
+    from concept_conductor.placement import Add, Placement, Replace
     from concept_conductor.prompts import ConceptPrompt
     from concept_conductor.settings import Alignment, Injection, Inversion, Refinement
     from concept_conductor.tracing.trace import Trace
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Add": "placement",
     "Alignment": "settings",
     "BusyError": "errors",
     "Collage": "layouts.collage",
@@ -39,10 +40,12 @@ _HOMES = {
     "Layout": "layout",
     "Placement": "placement",
     "Refinement": "settings",
+    "Replace": "placement",
     "Trace": "tracing.trace",
 }
 
 __all__ = [
+    "Add",
     "Alignment",
     "BusyError",
     "Collage",
@@ -59,6 +62,7 @@ __all__ = [
     "Layout",
     "Placement",
     "Refinement",
+    "Replace",
     "Trace",
     "__version__",
 ]

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from concept_conductor.clustering import kmeans
 from concept_conductor.errors import ConductorError
 from concept_conductor.images import as_picture
-from concept_conductor.inversion import BASE_PATH, Inverted
-from concept_conductor.layouts.boxes import Box, check_boxes, masks_in_boxes
+from concept_conductor.layouts.boxes import Box, check_boxes
 from concept_conductor.layouts.collage import Collage
+from concept_conductor.layouts.edits import MaskEdit
+from concept_conductor.layouts.generation import TextToImage, generated_scene, objects_in_boxes
+from concept_conductor.layouts.mask_sources import (
+    EditedMasks,
+    GivenMasks,
+    MasksInBoxes,
+    MaskSource,
+    MasksUnderPoints,
+    Point,
+)
 from concept_conductor.layouts.pixels import MaskLike as MaskLike
 from concept_conductor.layouts.pixels import image_pixels as image_pixels
+from concept_conductor.layouts.pixels import mask_image
 from concept_conductor.layouts.pixels import mask_pixels as mask_pixels
-from concept_conductor.layouts.words import masks_of_words
-from concept_conductor.masks import Masks, to_latent_grid, token_grid
-from concept_conductor.settings import Injection, Refinement
-from concept_conductor.unet.multipath import Multipath
-from concept_conductor.unet.paths import Fusion
+from concept_conductor.layouts.words import masks_of_words, masks_of_words_in_boxes
+from concept_conductor.masks import to_latent_grid
+from concept_conductor.settings import Refinement
 
 if TYPE_CHECKING:
     from concept_conductor.evaluation.grounding import Grounder
-
-#: A point in pixels of the reference image, from its upper left corner.
-Point = tuple[float, float]
-
-CLUSTERS = 6
-"""Regions of the reference among which points and boxes choose."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Layout:
         prompt: what the image shows.
         masks: one per concept, in the concepts' order; or None.
         points: one per concept ``(x, y)`` in pixels of ``image``: its mask is the region under the point; or None.
-        boxes: one per concept ``(left, top, right, bottom)`` in pixels of ``image``: its mask is the region that fits
-            the box best, cut to it; or None.
+        boxes: one per concept ``(left, top, right, bottom)`` in pixels of ``image``: its mask is what of the
+            picture's regions lies mostly in it; or None.
+        edit: what is done to the masks, wherever they come from; or None.
+        seeds: of the pictures that it was generated from, if it was.
     """
 
     image: Image.Image
@@ -54,6 +58,8 @@ class Layout:
     masks: Sequence[MaskLike] | None = None
     points: Sequence[Point] | None = None
     boxes: Sequence[Box] | None = None
+    edit: MaskEdit | None = None
+    seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.image, Image.Image):
@@ -65,13 +71,26 @@ class Layout:
             )
 
     @classmethod
-    def ground(cls, image: Image.Image, prompt: str, words: Sequence[str], grounder: Grounder) -> Layout:
+    def ground(
+        cls,
+        image: Image.Image,
+        prompt: str,
+        words: Sequence[str],
+        grounder: Grounder,
+        boxes: Sequence[Box] | None = None,
+    ) -> Layout:
         """A layout whose masks are found by words; see :func:`.masks_of_words`.
+
+        Args:
+            boxes: where each is, ``(left, top, right, bottom)`` in pixels of ``image``; None for anywhere.
 
         Raises:
             ConductorError: words name nothing, or fewer objects are there than words for them.
         """
-        return cls(image, prompt, masks=list(masks_of_words(as_picture(image), words, grounder)))
+        picture = as_picture(image)
+        if boxes is None:
+            return cls(picture, prompt, masks=list(masks_of_words(picture, words, grounder)))
+        return cls(picture, prompt, masks=list(masks_of_words_in_boxes(picture, words, boxes, grounder)))
 
     @classmethod
     def collage(cls, collage: Collage, prompt: str) -> Layout:
@@ -82,6 +101,54 @@ class Layout:
             prompt: what it shows.
         """
         return cls(collage.image, prompt, masks=collage.masks)
+
+    @classmethod
+    def generate(
+        cls,
+        paint: TextToImage,
+        prompt: str,
+        words: Sequence[str],
+        grounder: Grounder,
+        seeds: Sequence[int] = range(8),
+    ) -> Layout:
+        """A generated picture in which the words' objects are found; see :func:`.generated_scene`.
+
+        Raises:
+            ConductorError: no candidate shows them all; it says what each shows.
+        """
+        made = generated_scene(paint, prompt, words, grounder, seeds)
+        return cls(made.image, prompt, masks=made.masks, seeds=made.seeds)
+
+    @classmethod
+    def from_boxes(
+        cls,
+        paint: TextToImage,
+        prompt: str,
+        words: Sequence[str],
+        boxes: Sequence[Box],
+        grounder: Grounder,
+        *,
+        background: Image.Image | str,
+        size: tuple[int, int] | None = None,
+        seeds: Sequence[int] = range(8),
+        object_prompt: str = "{words}",
+    ) -> Layout:
+        """Objects generated one by one, each in its box on a background; see :func:`.objects_in_boxes`.
+
+        Raises:
+            ConductorError: boxes that cannot be; an object is in none of its pictures.
+        """
+        made = objects_in_boxes(
+            paint, words, boxes, grounder, seeds, background=background, size=size, prompt=object_prompt
+        )
+        return cls(made.image, prompt, masks=made.masks, seeds=made.seeds)
+
+    def exact_masks(self) -> list[NDArray[np.bool_]] | None:
+        """Given masks, edited, at the size of ``image``, ``(h, w)`` each; None where they are found during a run."""
+        if self.masks is None:
+            return None
+        masks = [np.asarray(mask_image(mask).resize(self.image.size)) > 127 for mask in self.masks]
+        return masks if self.edit is None else self.edit.apply(masks)
 
     @property
     def kind(self) -> str:
@@ -110,7 +177,13 @@ class Layout:
                 "order"
             )
         if self.masks is not None:
-            return GivenMasks(checked_masks(self.masks, size, latent_size))
+            masks = self.masks if self.edit is None else self.exact_masks()
+            return GivenMasks(checked_masks(masks or (), size, latent_size))
+        regions = self._regions(latent_size, refinement)
+        return regions if self.edit is None else EditedMasks(regions, self.edit, self.image.size)
+
+    def _regions(self, latent_size: tuple[int, int], refinement: Refinement) -> MaskSource:
+        """Where the masks of points or boxes come from, which are checked."""
         width, height = self.image.size
         if self.boxes is not None:
             check_boxes(self.boxes, self.image.size)
@@ -124,90 +197,6 @@ class Layout:
                     "pixels; points are (x, y) from its upper left corner"
                 )
         return MasksUnderPoints(latent_size, refinement, [(x / width, y / height) for x, y in self.points])
-
-
-class MaskSource(Protocol):
-    """Gives the masks a run starts with."""
-
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks: ...
-
-
-@dataclass(frozen=True)
-class GivenMasks:
-    """Masks that the user drew; ``grid`` is ``(concepts, h, w)``, boolean, on the latent grid."""
-
-    grid: Tensor
-
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
-        return Masks(self.grid.to(paths.backbone.device).expand(images, -1, -1, -1))
-
-
-@dataclass(frozen=True)
-class MasksOfRegions(ABC):
-    """Masks chosen among the reference's regions.
-
-    The reference's mask-layer attention, at the step where refinement ends, is clustered into six regions.
-
-    Attributes:
-        latent_size: height and width of the latent grid.
-        refinement: filled.
-    """
-
-    latent_size: tuple[int, int]
-    refinement: Refinement
-
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
-        assert reference is not None and self.refinement.end is not None
-        t = timesteps[min(len(timesteps) - 1, int(self.refinement.end * len(timesteps) + 0.5))]
-        nothing = Masks(torch.zeros(1, 0, *self.latent_size, dtype=torch.bool, device=timesteps.device))
-        fusion = Fusion(nothing, Injection(self_attention=False, cross_attention=False), record=True)
-        assert reference.text is not None
-        paths.noise(reference.latents[int(t)], t, reference.text.conditional(), BASE_PATH, fusion)
-        attention = fusion.attention[0][0]  # (1, tokens, tokens)
-        seeds = torch.tensor([self.refinement.seed])
-        labels = kmeans(attention, [CLUSTERS], seeds=seeds, restarts=self.refinement.restarts)[0, 0]
-        tokens = self.chosen(labels, token_grid(len(labels), self.latent_size))
-        empty = Masks(torch.zeros(1, 1, *self.latent_size, dtype=torch.bool, device=timesteps.device))
-        grid = empty.with_tokens(tokens[None]).grid
-        return Masks(grid.expand(images, -1, -1, -1))
-
-    @abstractmethod
-    def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The concepts' masks ``(concepts, tokens)``.
-
-        Args:
-            labels: which region each token belongs to, ``(tokens,)``.
-            grid: height and width of the tokens' grid.
-        """
-
-
-@dataclass(frozen=True)
-class MasksUnderPoints(MasksOfRegions):
-    """The regions under the user's points, which are ``fractions`` of width and height."""
-
-    fractions: Sequence[Point]
-
-    def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-        height, width = grid
-        under = [labels[int(y * height) * width + int(x * width)] for x, y in self.fractions]
-        for index, label in enumerate(under):
-            if any(label == other for other in under[:index]):
-                x, y = self.fractions[index]
-                raise ConductorError(
-                    f"point {index + 1} (at {x:.0%} of the width, {y:.0%} of the height) falls on the same region of "
-                    "the layout image as an earlier point; move it, or give masks instead of points"
-                )
-        return torch.stack([labels == label for label in under])
-
-
-@dataclass(frozen=True)
-class MasksInBoxes(MasksOfRegions):
-    """The regions that fit the user's boxes best, cut to them; boxes are ``fractions`` of width and height."""
-
-    fractions: Sequence[Box]
-
-    def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-        return masks_in_boxes(labels, grid, self.fractions)
 
 
 def checked_masks(masks: Sequence[MaskLike], size: tuple[int, int], latent_size: tuple[int, int]) -> Tensor:

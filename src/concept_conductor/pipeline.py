@@ -43,11 +43,13 @@ class ConductorOutput(BaseOutput):  # type: ignore[misc]
         images: PIL images, or ``(n, h, w, 3)`` ("np") or ``(n, 3, h, w)`` ("pt") in 0..1, or latents.
         masks: the masks last used, ``(images, concepts, h, w)``, boolean, on the latent grid.
         nsfw_content_detected: what the checkpoint's safety checker found in each image; None without one.
+        layout_masks: the masks of the first step, like ``masks``.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
     masks: Tensor
     nsfw_content_detected: list[bool] | None = None
+    layout_masks: Tensor | None = None
 
 
 class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type: ignore[misc]
@@ -296,6 +298,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             wanted = trace if isinstance(trace, Trace) else Trace(trace)
             looking = tracing(wanted, backbone, settings, prompt, concepts, layout)
         step: Step | None = None
+        first: Tensor | None = None
         with (
             looking as tracer,
             self.progress_bar(total=settings.steps) as bar,
@@ -306,6 +309,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             replaced: Tensor | None = None
             for _ in range(settings.steps):
                 step = steps.send(replaced)
+                first = step.masks if first is None else first
                 bar.update()
                 if tracer is not None:
                     tracer.add(step)
@@ -320,7 +324,8 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         masks = step.masks.cpu()
         if not return_dict:
             return images, masks
-        return ConductorOutput(images, masks, flagged)
+        assert first is not None
+        return ConductorOutput(images, masks, flagged, first.cpu())
 
     def _finish(
         self, backbone: Backbone, latents: Tensor, output_type: str, placement: Placement | None, size: tuple[int, int]

@@ -97,7 +97,8 @@ class Provenance(Settings):
         complaints = []
         for place, name in self.recipe.files().items():
             try:
-                path = locate_in(self.recipe, place, folder, fetch=False) if root is None else _inside(root, name)
+                own = root is None or place[-1] == "model"
+                path = locate_in(self.recipe, place, folder, fetch=False) if own else _inside(folder, name)
             except ConductorError as error:
                 complaints.append(str(error))
                 continue
@@ -136,6 +137,8 @@ def locate_in(recipe: Recipe, place: Place, folder: Path, *, fetch: bool = True)
         ConductorError: it is a hub's and not to be had.
     """
     name = recipe.files()[place]
+    if place[-1] == "model":
+        return _other_model(name, folder, fetch)
     path = locate(name, folder)
     if path.exists() or place[0] != "concepts" or Path(name).exists():
         return path
@@ -143,12 +146,29 @@ def locate_in(recipe: Recipe, place: Place, folder: Path, *, fetch: bool = True)
     return found if found.exists() else path
 
 
+def _other_model(name: str, folder: Path, fetch: bool) -> Path:
+    """Where a model besides the recipe's own lies."""
+    found = locate_model(name, folder)
+    if isinstance(found, Path):
+        return found
+    if not fetch:
+        raise ConductorError(f"the model '{found}' is not on this machine, and is not downloaded unasked")
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(found))
+    except OSError as error:
+        raise ConductorError(f"the model '{found}' is not on this machine and cannot be had: {error}") from error
+
+
 def sha256_at(place: Place, path: Path) -> str:
-    """SHA-256 of what a recipe names at a place: a file or, of a concept, a folder too.
+    """SHA-256 of what a recipe names at a place: a file, a model or, of a concept, a folder too.
 
     Raises:
-        ConductorError: it is neither.
+        ConductorError: it is none of these.
     """
+    if place[-1] == "model":
+        return model_sha256(path)
     return sha256_of_source(path) if place[0] == "concepts" else sha256_of(path)
 
 

@@ -19,12 +19,13 @@ from concept_conductor.backbones import Backbone, Defaults
 from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
 from concept_conductor.layout import Layout
-from concept_conductor.opening import located_files, open_files
+from concept_conductor.layouts.generation import PlainPictures
+from concept_conductor.opening import PendingLayout, located_files, open_files
 from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput, to_uint8
 from concept_conductor.placement import Placement
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import Provenance, locate_model, model_sha256, sha256_at, versions
-from concept_conductor.recipe import Recipe
+from concept_conductor.recipe import GenerationEntry, Recipe
 from concept_conductor.scene import filled, image_size
 from concept_conductor.settings import SamplingSettings
 from concept_conductor.tracing.folder import folders_of
@@ -55,6 +56,7 @@ class Picture:
         seed: what its noise was drawn with.
         image: RGB.
         masks: the concepts' masks last used, ``(concepts, h, w)``, boolean, on the latent grid.
+        layout_masks: those it started with.
         seconds: it took.
         flagged: whether the checkpoint's safety checker blacked it out.
         provenance: how it was made; goes into its PNG.
@@ -63,6 +65,7 @@ class Picture:
     seed: int
     image: Image.Image
     masks: NDArray[np.bool_]
+    layout_masks: NDArray[np.bool_]
     seconds: float
     flagged: bool
     provenance: Provenance
@@ -105,7 +108,7 @@ class Rendering:
             ConductorError: anything missing, damaged or unfit.
         """
         paths = dict(located) if located is not None else located_files(recipe)
-        concepts, layout, placement = open_files(recipe, paths)
+        concepts, opened, placement = open_files(recipe, paths)
         hashes = {name: sha256_at(place, Path(paths[place])) for place, name in recipe.files().items()}
         model = paths.get(("model",))
         if pipe is None:
@@ -115,6 +118,13 @@ class Rendering:
             if isinstance(model, str):
                 model = locate_model(model, recipe.folder)
         recipe = as_used(recipe, pipe, concepts)
+        if misfit := next(misfits(recipe, pipe.backbone, concepts), None):
+            raise misfit
+        layout: Layout | None
+        if isinstance(opened, PendingLayout):
+            layout, recipe = made_layout(recipe, opened, paths, pipe)
+        else:
+            layout = opened
         check_fit(recipe, pipe, concepts, layout)
         provenance = Provenance(
             recipe=recipe.shareable(),
@@ -186,7 +196,9 @@ class Rendering:
         used = self.provenance.recipe.model_copy(update={"seeds": (seed,)})
         record = self.provenance.model_copy(update={"seed": seed, "recipe": used})
         flagged = any(out.nsfw_content_detected or ())
-        return Picture(seed, image, np.asarray(out.masks[0], dtype=bool), seconds, flagged, record)
+        masks = np.asarray(out.masks[0], dtype=bool)
+        first = masks if out.layout_masks is None else np.asarray(out.layout_masks[0], dtype=bool)
+        return Picture(seed, image, masks, first, seconds, flagged, record)
 
 
 def load_pipeline(model: Path | str, recipe: Recipe) -> ConceptConductorPipeline:
@@ -241,6 +253,43 @@ def as_used(recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[Conce
     return recipe.model_copy(update=changes)
 
 
+def made_layout(
+    recipe: Recipe, pending: PendingLayout, paths: Mapping[Place, Path | str], pipe: ConceptConductorPipeline
+) -> tuple[Layout, Recipe]:
+    """Generate a layout, and the recipe with what it was generated with.
+
+    Args:
+        recipe: with every setting filled.
+        pending: what is to be made.
+        paths: place -> verified path.
+        pipe: the recipe's model.
+
+    Raises:
+        ConductorError: what it shall show cannot be had; the sentence names file, line and field.
+    """
+    assert recipe.layout is not None and recipe.width is not None and recipe.height is not None
+    how = recipe.layout.generated or GenerationEntry()
+    own = how.model is None
+    if not own:
+        pipe = load_pipeline(paths["layout", "generated", "model"], recipe)
+    assert recipe.steps is not None and recipe.guidance_scale is not None
+    paint = PlainPictures(
+        pipe,
+        steps=how.steps or recipe.steps,
+        guidance_scale=how.guidance_scale or recipe.guidance_scale,
+        negative_prompt=recipe.negative_prompt if how.negative_prompt is None else how.negative_prompt,
+        width=how.width or (recipe.width if own else None),
+        height=how.height or (recipe.height if own else None),
+    )
+    with recipe.blaming(*pending.place):
+        layout = pending.make(paint, (recipe.width, recipe.height))
+    used = {name: getattr(paint, name) for name in ("steps", "guidance_scale", "negative_prompt", "width", "height")}
+    how = how.model_copy(update=used | {"seeds": layout.seeds or how.seeds})
+    if recipe.layout.collage is not None:
+        return layout, recipe  # its background's seed stands in it
+    return layout, recipe.model_copy(update={"layout": recipe.layout.model_copy(update={"generated": how})})
+
+
 def misfits(recipe: Recipe, backbone: Backbone, concepts: Sequence[ConceptPrompt]) -> Iterator[ConductorError]:
     """What is wrong with each concept that does not belong to the model, with the recipe's line and field."""
     for index, entry in enumerate(concepts):
@@ -255,7 +304,7 @@ def misfits(recipe: Recipe, backbone: Backbone, concepts: Sequence[ConceptPrompt
 def check_fit(
     recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[ConceptPrompt], layout: Layout | None
 ) -> None:
-    """Look, before anything long begins, whether the concepts suit the model and the layout suits them.
+    """Look, before anything long begins, whether the layout suits the concepts.
 
     Args:
         recipe: with every setting filled.
@@ -264,8 +313,6 @@ def check_fit(
         ConductorError: they do not; the sentence names file, line and field.
     """
     backbone = pipe.backbone
-    if misfit := next(misfits(recipe, backbone, concepts), None):
-        raise misfit
     if layout is None or not concepts:
         return
     assert recipe.width is not None and recipe.height is not None  # as_used filled them
@@ -274,7 +321,8 @@ def check_fit(
     try:
         layout.mask_source(len(concepts), (recipe.width, recipe.height), grid, refinement)
     except ConductorError as error:
-        raise recipe.error(("layout", layout.kind), str(error)) from error
+        place = ("placement", "objects") if recipe.layout is None else ("layout", recipe.layout.kind)
+        raise recipe.error(place, str(error)) from error
 
 
 def settings_of(recipe: Recipe, defaults: Defaults) -> SamplingSettings:

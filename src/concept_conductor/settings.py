@@ -11,8 +11,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 #: The run length in whose steps the paper states its windows.
 PAPER_STEPS = 200
 
-#: Low-rank updates wider than this are surely a mistake.
-MAX_RANK = 1024
+#: Low-rank updates wider than this are surely a mistake: no layer of the supported models has a higher rank.
+MAX_RANK = 1280
+
+#: How far beyond an object that was found a placement may change the image, as a share of its shorter side.
+MARGIN = 0.1
 
 #: A third of the U-Net: encoder, middle, decoder.
 Block = Literal["down", "mid", "up"]

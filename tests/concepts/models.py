@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from concept_conductor import ConceptConductorPipeline
 from concept_conductor.concepts import Concept
 from concept_conductor.unet.lora import AllRows, pathwise
 
@@ -129,14 +132,19 @@ class Trained(NamedTuple):
 
 
 def trained(family: str, kinds: str = "attention", **settings: object) -> Trained:
-    """Random adapters put into fresh tiny models by PEFT; the models are given back without them."""
+    """Random LoRA adapters put into fresh tiny models by PEFT; the models are given back without them."""
+    options = {"r": 2, "lora_alpha": 2, "init_lora_weights": False, **settings}
+    return adapted(family, kinds, lambda layers: LoraConfig(target_modules=layers, **options))
+
+
+def adapted(family: str, kinds: str, config: Callable[[list[str]], PeftConfig]) -> Trained:
+    """The same of any kind of adapter; ``config`` makes its settings for layers of these names."""
     torch.manual_seed(0)
     models = Models.tiny(family)
-    options = {"r": 2, "lora_alpha": 2, "init_lora_weights": False, **settings}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of patterns for another network's layers, and of transformers' to PEFT
         adapters = {
-            name: get_peft_model(network, LoraConfig(target_modules=models.layers(name, kinds), **options))
+            name: get_peft_model(network, config(models.layers(name, kinds)))
             for name, network in models.networks.items()
         }
     outputs = models.outputs()
@@ -158,3 +166,22 @@ def clean(result: Trained) -> Models:
 
 def ranks(concept: Concept) -> Mapping[str, int]:
     return {name: update.rank for name, update in concept.unet.items()}
+
+
+def packed_lora(pipe: ConceptConductorPipeline, networks: Sequence[str], ends: str = "") -> dict[str, Tensor]:
+    """A LoRA with random weights as PEFT makes it, on every layer whose name has one of ``ends`` (a pattern)."""
+    packed: dict[str, Tensor] = {}
+    for name in networks:
+        network = getattr(pipe, name)
+        layers = [
+            layer
+            for layer, module in network.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d) and re.search(ends, layer)
+        ]
+        config = LoraConfig(r=2, lora_alpha=1, target_modules=layers, init_lora_weights=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of transformers to PEFT
+            adapted = get_peft_model(copy.deepcopy(network), config)
+        state = get_peft_model_state_dict(adapted)
+        packed |= {f"{name}.{key.removeprefix('base_model.model.')}": value * 0.3 for key, value in state.items()}
+    return packed

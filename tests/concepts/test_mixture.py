@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers.utils import convert_state_dict_to_kohya
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, FamilyError, Layout
+from tests.concepts.models import packed_lora
 from tests.conftest import TINY as TINY_SD15
 from tests.conftest import VARIANTS, picture
 
@@ -24,17 +21,7 @@ def mixed(tiny_pipe: ConceptConductorPipeline, tmp_path_factory: pytest.TempPath
     """An ED-LoRA dog, a cat of a full-network kohya LoRA, and a mug of a textual inversion with three vectors."""
     folder = tmp_path_factory.mktemp("mixed")
     torch.manual_seed(0)
-    packed: dict[str, Tensor] = {}
-    for name, network in (("unet", tiny_pipe.unet), ("text_encoder", tiny_pipe.text_encoder)):
-        layers = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-        config = LoraConfig(r=2, lora_alpha=1, target_modules=layers, init_lora_weights=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of transformers to PEFT
-            adapted = get_peft_model(copy.deepcopy(network), config)
-        state = {
-            key.removeprefix("base_model.model."): v * 0.3 for key, v in get_peft_model_state_dict(adapted).items()
-        }
-        packed |= {f"{name}.{key}": value for key, value in state.items()}
+    packed = packed_lora(tiny_pipe, ("unet", "text_encoder"))
     header = {"modelspec.trigger_phrase": "sks cat"}
     save_file(convert_state_dict_to_kohya(packed), folder / "cat.safetensors", metadata=header)
     mug = {"string_to_param": {"*": torch.randn(3, 32)}, "name": "<mug>", "step": 1}

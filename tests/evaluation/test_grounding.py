@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,25 @@ def test_grounded_sam_finds_segments_of_the_image_size(grounder, picture) -> Non
     assert [segment.words for segment in found[2]] == ["a dog."] * len(found[2])
     for first, again in zip(found[0], found[2]):
         assert first.score == again.score and (first.mask == again.mask).all()
+
+
+def test_judge_finds_what_is_under_a_point(world) -> None:
+    image = drawn(world, "dog/noto", "mug/emojione").resize((160, 96))
+    judge = JudgeGrounder()
+    ((mug, *_),) = judge.find(image, ["a mug"])
+    x, y = (mug.box[0] + mug.box[2]) / 2, (mug.box[1] + mug.box[3]) / 2
+    under, nothing = judge.under(image, [(x, y), (1.0, 1.0)])
+    assert (under == mug.mask).all()
+    assert nothing.shape == (96, 160) and not nothing.any()
+
+
+def test_grounded_sam_finds_what_is_under_points(grounder, picture) -> None:
+    points = [(10.0, 20.0), (70.5, 50.0)]
+    masks = grounder.under(picture, points)
+    assert [mask.shape for mask in masks] == [(60, 80)] * 2 and all(mask.dtype == bool for mask in masks)
+    for mask, point in zip(masks, points):  # each by itself as among others
+        assert (grounder.under(picture, [point])[0] != mask).mean() < 1e-3
+    assert grounder.under(picture, []) == []
 
 
 def test_grounded_sam_finds_the_same_for_a_word_alone_or_among_others(grounder, picture) -> None:
@@ -199,3 +219,16 @@ def test_half_precision_finds_nearly_the_same(grounder, picture, monkeypatch) ->
     assert half._detector[1].dtype == half._segmenter[1].dtype == torch.float16
     assert found[0].score == pytest.approx(full[0].score, abs=0.02)
     assert abs(len(found) - len(full)) <= 2
+
+
+def test_what_is_there_instead_is_the_best_candidate_below_the_threshold(
+    tiny_detector, tiny_segmenter, grounder, picture
+) -> None:
+    strict = GroundedSam("cpu", grounder.detector, grounder.segmenter, box_threshold=1.0)
+    assert strict.find(picture, ["a dog"]) == [[]]
+    said = strict.instead(picture, "a dog")
+    best = re.fullmatch(r"the best candidate scores ([01]\.\d\d), where the threshold is 1", said)
+    assert best is not None, said
+    found = grounder.find(picture, ["a dog"])[0]
+    assert not found or abs(float(best[1]) - found[0].score) < 0.01
+    assert strict.box_threshold == 1.0  # as it was

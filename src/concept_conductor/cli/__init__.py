@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate": Entry("evaluate", "evaluate", "Make a benchmark's pictures by several methods, and compare them."),
     "study": Entry("study", "study", "Make a user study of a benchmark's pictures, or its table."),
     "train": Entry("train", "train", "Learn a concept from a few pictures."),
+    "layout": Entry("layout", "app", "Look at layouts, and make collages."),
     "concept": Entry("concept", "app", "Look into concept files and convert them."),
     "mini": Entry("mini", "app", "Train the embedded model, and measure it."),
 }

@@ -11,8 +11,11 @@ from typing import Any
 
 from PIL import Image
 
+from concept_conductor.cli.layout_files import file_name, write_layout
 from concept_conductor.files import written_whole
 from concept_conductor.images import contact_sheet, mask_overlay, mask_picture, save_png, thumbnail
+from concept_conductor.layout import Layout
+from concept_conductor.layouts.pixels import mask_image
 from concept_conductor.provenance import versions
 from concept_conductor.rendering import Picture, Rendering
 
@@ -49,12 +52,12 @@ class RunFolder:
         if len(picture.masks):
             save_png(mask_overlay(picture.image, picture.masks), self.path / f"{stem}-masks.png")
         for number, (mask, entry) in enumerate(zip(picture.masks, self.rendering.concepts, strict=True), 1):
-            name = "".join(c if c.isalnum() or c in "-_" else "-" for c in entry.concept.name)[:60]
+            name = file_name(entry.concept.name)
             save_png(mask_picture(mask, picture.image.size), self.path / f"{stem}-mask-{number}-{name}.png")
         if not self.finished and self.rendering.layout is not None:
-            layout = self.rendering.layout.image.convert("RGB").resize(picture.image.size)
-            save_png(layout, self.path / "layout.png")
-            self._keep_thumbnail(layout)
+            self._write_layout(self.rendering.layout, picture)
+        if not self.finished and self.rendering.placement is not None:
+            save_png(mask_image(self.rendering.placement.mask), self.path / "placement.png")
         self._keep_thumbnail(picture.image)
         self.finished.append(
             {
@@ -66,6 +69,14 @@ class RunFolder:
         )
         self.write_record("running")
         return file
+
+    def _write_layout(self, layout: Layout, picture: Picture) -> None:
+        """Write the layout with the masks that runs start with; in parts too, where no file of the recipe has it."""
+        masks = layout.exact_masks() or list(picture.layout_masks)
+        names = [entry.concept.name for entry in self.rendering.concepts]
+        given = self.rendering.recipe.layout is not None and self.rendering.recipe.layout.image is not None
+        write_layout(self.path, layout.image, masks[: len(names)], names, parts=not given)
+        self._keep_thumbnail(layout.image.convert("RGB").resize(picture.image.size))
 
     def preview(self, image: Image.Image, seed: int, step: int) -> None:
         """Write the picture as it is at a step."""

@@ -12,16 +12,13 @@ OTHER_MODELS = "made for models of another architecture"
 
 #: Kind -> (names that only it has, why it cannot be read); the first that fits counts.
 KINDS: dict[str, tuple[str, str]] = {
-    "LoHa (LyCORIS)": (r"\.hada_w\d", NOT_LOW_RANK),
-    "LoKr (LyCORIS)": (r"\.lokr_w\d", NOT_LOW_RANK),
     "GLoRA (LyCORIS)": (r"\.glora_|^lora_\w+\.[ab][12]\.weight$", NOT_LOW_RANK),
     "OFT": (r"\.oft_(blocks|diag|R)", NOT_LOW_RANK),
     "BOFT": (r"\.boft_", NOT_LOW_RANK),
     "(IA)^3": (r"\.on_input$|\.ia3_l", NOT_LOW_RANK),
     "VeRA": (r"\.vera_lambda_", NOT_LOW_RANK),
     "DoRA": (r"\.dora_scale$|lora_magnitude_vector", NOT_LOW_RANK),
-    "LoCon with a Tucker core": (r"\.lora_mid\.", NOT_LOW_RANK),
-    "full difference (LyCORIS)": (r"\.(diff|diff_b|w_norm|b_norm)$", NOT_LOW_RANK),
+    "trained biases and norms (LyCORIS)": (r"\.(diff_b|w_norm|b_norm)$", NOT_LOW_RANK),
     "LoRA of a transformer such as Flux or SD3": (
         r"^(lora_)?transformer[._]|double_blocks|joint_blocks|^diffusion_model\.",
         OTHER_MODELS,

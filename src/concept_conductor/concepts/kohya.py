@@ -1,11 +1,14 @@
 """kohya-ss LoRA and LoCon: ``lora_unet_LAYER.lora_down.weight``, ``lora_up`` and ``alpha``, the scale being alpha/rank.
 
+LyCORIS's other kinds lie under the same names of layers (:mod:`lycoris`).
+
 Text encoders are ``lora_te_`` (SD), ``lora_te1_`` and ``lora_te2_`` (SDXL). Layers are spelt as in diffusers or, by
 SDXL's trainers, as in Stability's own code; diffusers' converters know both.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from concept_conductor.concepts import lora_state
+from concept_conductor.concepts import lora_state, lycoris
 from concept_conductor.concepts.concept import Concept
 from concept_conductor.concepts.container import WeightFile
 from concept_conductor.errors import ConceptFileError
@@ -25,6 +28,10 @@ PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 ALPHA, DOWN, UP = ".alpha", ".lora_down.weight", ".lora_up.weight"
 STABILITY_BLOCKS = ("input_blocks", "middle_block", "output_blocks")
 DIFFUSERS_BLOCKS = ("down_blocks", "mid_block", "up_blocks")
+OTHERS = ("conv_", "time_emb", "add_emb", "label_emb", "out_")
+LAYERS = re.compile(
+    rf"lora_unet_({'|'.join(STABILITY_BLOCKS + DIFFUSERS_BLOCKS + OTHERS)})|lora_te[12]?_(text|encoder)_"
+)
 
 
 def recognises(file: WeightFile) -> bool:
@@ -82,7 +89,7 @@ def _checked_pairs(file: WeightFile) -> dict[str, Any]:
         key.replace("add_embedding_linear_1.", "label_emb_0_0.").replace(
             "add_embedding_linear_2.", "label_emb_0_2."
         ): value
-        for key, value in file.content.items()
+        for key, value in lycoris.unfolded(file.path, file.content, (DOWN, UP), LAYERS).items()
     }
     for key in [key for key in state if key.endswith(ALPHA)]:
         layer, alpha = key.removesuffix(ALPHA), state.pop(key)

@@ -5,6 +5,7 @@ Readers of LoRA formats bring their keys into this spelling with diffusers' own 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,9 @@ from concept_conductor.errors import ConceptFileError
 UNET, TEXT_ENCODERS = "unet", ("text_encoder", "text_encoder_2")
 KEY = re.compile(rf"({UNET}|{'|'.join(TEXT_ENCODERS)})\.(.+)\.lora_([AB])\.weight")
 TEXT_PREFIX = "text_model."
+#: The U-Nets' convolutions of 3x3; the others are 1x1.
+CONVOLUTION = re.compile(r"(^|\.)conv(1|2|_in|_out)?$")
+KERNEL = (3, 3)
 
 #: Model, layer and rank -> what the update is multiplied by.
 Scale = Callable[[str, str, int], float]
@@ -78,6 +82,8 @@ def concept(file: WeightFile, state: Mapping[str, Any], scale: Scale = one) -> C
         if len(pair) != 2:
             raise ConceptFileError(f"{file.path} has only one half of the low-rank pair of '{model}.{layer}'")
         update = checks.low_rank(file.path, f"{model}.{layer}", pair["A"], pair["B"])
+        if model == UNET and CONVOLUTION.search(layer):
+            update = with_kernel(update)
         factor = scale(model, layer, update.rank)
         updates[model][layer] = update if factor == 1 else update.scaled(factor)
     return Concept(
@@ -86,6 +92,14 @@ def concept(file: WeightFile, state: Mapping[str, Any], scale: Scale = one) -> C
         unet=updates[UNET],
         metadata=described.metadata(file),
     )
+
+
+def with_kernel(update: LowRank) -> LowRank:
+    """A convolution's update whose lower half is written as a matrix, as LyCORIS writes products."""
+    down = update.down
+    if down.ndim != 2 or down.shape[1] % math.prod(KERNEL):
+        return update
+    return update._replace(down=down.unflatten(1, (-1, *KERNEL)))
 
 
 def state_dict(concept: Concept, format: str) -> dict[str, Tensor]:

@@ -5,8 +5,10 @@ A folder with ``unet``, ``text_encoder`` and ``text_encoder_2`` in it holds one 
 
 from __future__ import annotations
 
-from concept_conductor.concepts import lora_state
-from concept_conductor.concepts.adapter_config import FILE, AdapterConfig
+import re
+
+from concept_conductor.concepts import lora_state, lycoris
+from concept_conductor.concepts.adapter_config import FILE, LORA, AdapterConfig
 from concept_conductor.concepts.concept import Concept
 from concept_conductor.concepts.container import WeightFile
 from concept_conductor.concepts.diffusers_lora import UNET_LAYERS
@@ -15,6 +17,7 @@ from concept_conductor.errors import ConceptFileError
 KIND = "PEFT adapter"
 
 PREFIX = "base_model.model."
+HALVES = (".lora_A.weight", ".lora_B.weight")
 TEXT_LAYERS = ("text_model.", "encoder.layers.", "text_projection.")
 
 
@@ -27,12 +30,23 @@ def read(file: WeightFile) -> Concept:
     """The concept in an adapter's weights and the settings beside them.
 
     Raises:
-        ConceptFileError: settings or tensors that are not those of a plain LoRA of a U-Net or text encoder.
+        ConceptFileError: settings or tensors that are not those of a LoRA, LoHa or LoKr of a U-Net or text encoder.
     """
     config = AdapterConfig.read(file.path.with_name(FILE))
     model = _model(file)
     state = {f"{model}.{key.removeprefix(PREFIX)}": value for key, value in file.content.items()}
-    return lora_state.concept(file, state, lambda _model, layer, rank: config.scale(layer, rank))
+    if config.peft_type == LORA:
+        return lora_state.concept(file, state, lambda _model, layer, rank: config.scale(layer, rank))
+    prefix = re.compile(rf"{model}\.")
+    pairs = lycoris.unfolded(
+        file.path, state, HALVES, prefix, lambda layer, rank: config.scale(layer.removeprefix(f"{model}."), rank)
+    )
+    stray = next((key for key in state if key in pairs), None)
+    if stray is not None:
+        raise ConceptFileError(
+            f"{file.path} has '{stray}', which is no part of an adapter of the kind {config.peft_type}"
+        )
+    return lora_state.concept(file, pairs)
 
 
 def _model(file: WeightFile) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from PIL import Image
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.checkpoints import Checkpoint, best_device, pillow_processor, precision
 from concept_conductor.inversion import content_hash
+from concept_conductor.mini import JUDGE_FILE
 from concept_conductor.mini.judge import Finding, Judge
 
 GROUNDING_DINO = Checkpoint("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71")
@@ -56,8 +58,21 @@ class Grounder(Protocol):
         """
         ...
 
+    def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
+        """The mask ``(h, w)`` of what is under each of ``points`` ``(x, y)`` in pixels of ``image``; empty for none."""
+        ...
+
     def identity(self) -> str:
         """What tells this instrument's results from another's in a cache."""
+        ...
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A grounder that can say what it sees where it does not find what it should."""
+
+    def instead(self, image: Image.Image, words: str) -> str:
+        """What there is instead of ``words``, as a part of a sentence."""
         ...
 
 
@@ -66,16 +81,18 @@ class JudgeGrounder:
 
     Args:
         judge: None for the one that is shipped.
+        threshold: least score of an object, 0..1; the judge itself finds none below a half.
     """
 
-    def __init__(self, judge: Judge | None = None) -> None:
+    def __init__(self, judge: Judge | None = None, *, threshold: float = 0.0) -> None:
         self.judge = judge or Judge.load()
+        self.threshold = checked_threshold("judge's", threshold)
         self.classes = list(dict.fromkeys(design.split("/")[0] for design in self.judge.designs))
 
     def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
         """See :meth:`Grounder.find`; each of ``words`` must hold one class ("a dog", "dog on the left", "two dogs")."""
         classes = [self.class_of(text) for text in words]
-        findings = self.judge.find(image)
+        findings = [finding for finding in self.judge.find(image) if finding.score >= self.threshold]
         return [
             sorted(
                 (_segment(text, finding, image.size) for finding in findings if finding.class_name == name),
@@ -83,6 +100,12 @@ class JudgeGrounder:
             )
             for text, name in zip(words, classes)
         ]
+
+    def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
+        """See :meth:`Grounder.under`; of the classes that the judge knows."""
+        masks = [_segment("", finding, image.size).mask for finding in self.judge.find(image)]
+        nothing = np.zeros(image.size[::-1], dtype=bool)
+        return [next((mask for mask in masks if mask[int(y), int(x)]), nothing) for x, y in points]
 
     def class_of(self, words: str) -> str:
         """The class that ``words`` hold.
@@ -99,9 +122,14 @@ class JudgeGrounder:
             )
         return held[0]
 
+    def instead(self, image: Image.Image, words: str) -> str:
+        """See :meth:`Explaining.instead`."""
+        seen = [f"a {finding.class_name} ({finding.score:.2f})" for finding in self.judge.find(image)]
+        return f"the judge sees {' and '.join(seen) or 'nothing that it knows'}; its threshold is {self.threshold:g}"
+
     def identity(self) -> str:
         """A hash of the judge's weights."""
-        return f"judge {content_hash(self.judge.network.state_dict())[:16]}"
+        return f"judge {content_hash(self.judge.network.state_dict())[:16]} {self.threshold or ''}".strip()
 
 
 def _segment(words: str, finding: Finding, size: tuple[int, int]) -> Segment:
@@ -140,8 +168,7 @@ class GroundedSam:
         local_files_only: bool = False,
     ) -> None:
         for name, value in (("box", box_threshold), ("text", text_threshold), ("overlap", overlap)):
-            if not 0 <= value <= 1:
-                raise ConductorError(f"the {name} threshold of grounding is {value}; expected 0 to 1")
+            checked_threshold(name, value)
         self.device = best_device(device)
         self.detector, self.segmenter = detector, segmenter
         self.box_threshold, self.text_threshold, self.overlap = box_threshold, text_threshold, overlap
@@ -164,6 +191,23 @@ class GroundedSam:
             for text in distinct
         }
         return [[Segment(given, *parts) for parts in found[text]] for given, text in zip(words, texts)]
+
+    @torch.inference_mode()
+    def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
+        """See :meth:`Grounder.under`; of SAM's three readings (a subpart, a part, the whole) the surest."""
+        if not points:
+            return []
+        masks, ious = self._segmented(image, multimask_output=True, input_points=[[[list(point)] for point in points]])
+        return [mask[int(best)].numpy() for mask, best in zip(masks, ious.argmax(1))]
+
+    def instead(self, image: Image.Image, words: str) -> str:
+        """See :meth:`Explaining.instead`."""
+        text = caption(words)
+        lower = copy(self)  # shares the models, which are loaded by now
+        lower.box_threshold, lower.text_threshold = 0.0, 0.0
+        ((_, scores),) = lower._boxes(image.convert("RGB"), [text])
+        best = f"the best candidate scores {float(scores[0]):.2f}" if len(scores) else "there is no candidate"
+        return f"{best}, where the threshold is {self.box_threshold:g}"
 
     def identity(self) -> str:
         """Both models and the thresholds."""
@@ -209,16 +253,20 @@ class GroundedSam:
         """A mask ``(h, w)`` for each of ``boxes`` ``(n, 4)``."""
         if not len(boxes):
             return []
+        masks, _ = self._segmented(image, multimask_output=False, input_boxes=[boxes.tolist()])
+        return [mask.numpy() for mask in masks[:, 0]]
+
+    def _segmented(
+        self, image: Image.Image, multimask_output: bool, **prompts: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """SAM's masks ``(prompts, masks, h, w)``, boolean, and how good it thinks each is ``(prompts, masks)``."""
         processor, model = self._segmenter
-        inputs = processor(images=image, input_boxes=[boxes.tolist()], return_tensors="pt")
-        outputs = model(
-            pixel_values=inputs["pixel_values"].to(self.device, model.dtype),
-            input_boxes=inputs["input_boxes"].to(self.device, model.dtype),
-            multimask_output=False,
-        )
+        inputs = processor(images=image.convert("RGB"), **prompts, return_tensors="pt")
+        given = {name: inputs[name].to(self.device, model.dtype) for name in ("pixel_values", *prompts)}
+        outputs = model(**given, multimask_output=multimask_output)
         sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
         masks = processor.image_processor.post_process_masks([outputs.pred_masks[0].float().cpu()], *sizes)[0]
-        return [mask.numpy() for mask in masks[:, 0]]
+        return masks, outputs.iou_scores[0].float().cpu()
 
     @cached_property
     def _detector(self) -> tuple[Any, Any]:
@@ -268,9 +316,28 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float) -> list[
     return kept
 
 
-def default_grounder(model: str | Path, device: str | torch.device | None = None) -> Grounder:
-    """The judge for "mini" or a model's folder that holds one, else Grounded-SAM."""
-    if model == "mini":
-        return JudgeGrounder()
-    shipped = Path(model) / "judge.safetensors"
-    return JudgeGrounder(Judge.load(shipped)) if shipped.is_file() else GroundedSam(device)
+def checked_threshold(name: str, value: float) -> float:
+    """``value``, if it is a threshold.
+
+    Raises:
+        ConductorError: it is not.
+    """
+    if not 0 <= value <= 1:
+        raise ConductorError(f"the {name} threshold of grounding is {value}; expected 0 to 1")
+    return value
+
+
+def default_grounder(
+    model: str | Path, device: str | torch.device | None = None, threshold: float | None = None
+) -> Grounder:
+    """The judge for "mini" or a model's folder that holds one, else Grounded-SAM.
+
+    Args:
+        model: whose pictures are looked at.
+        device: of Grounded-SAM.
+        threshold: least score of an object, 0..1; None for the grounder's own.
+    """
+    shipped = JUDGE_FILE if model == "mini" else Path(model) / JUDGE_FILE.name
+    if shipped.is_file():
+        return JudgeGrounder(Judge.load(shipped), threshold=threshold or 0.0)
+    return GroundedSam(device) if threshold is None else GroundedSam(device, box_threshold=threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 
 from concept_conductor.documents import Document, Place, named, read_document
 from concept_conductor.errors import ConductorError
+from concept_conductor.recipe.collage import collage_document, with_collage
 from concept_conductor.recipe.concept import ConceptEntry
 from concept_conductor.recipe.fields import Count, Name, Real, Seeds, Side, Text, device_name, switched
 from concept_conductor.recipe.layout import LayoutEntry
@@ -30,7 +32,7 @@ class Recipe(Settings):
         device: "auto" is CUDA where there is one.
         prompt, negative_prompt: the base prompt, and what to steer away from.
         prompt_2, negative_prompt_2: for SDXL's second text encoder, where it shall read something else.
-        concepts, layout, placement: see there.
+        concepts, layout, placement: see there; a placement with objects is the layout too.
         width, height: in pixels.
         steps, guidance_scale, paths_per_forward: as for the pipeline.
         offload: keep only the network at work on the GPU.
@@ -49,8 +51,8 @@ class Recipe(Settings):
     prompt_2: Text | None = None
     negative_prompt_2: Text | None = None
     concepts: tuple[ConceptEntry, ...] = ()
-    layout: Annotated[LayoutEntry | None, Field(validate_default=True)] = None
     placement: PlacementEntry | None = None
+    layout: Annotated[LayoutEntry | None, Field(validate_default=True)] = None
     width: Side | None = None
     height: Side | None = None
     steps: Annotated[Count, Field(le=1000)] | None = None
@@ -68,21 +70,40 @@ class Recipe(Settings):
     _document: Document = PrivateAttr(default_factory=lambda: Document("the recipe", {}))
     _folder: Path = PrivateAttr(default_factory=Path)
 
+    @field_validator("placement")
+    @classmethod
+    def _an_object_for_each_concept(
+        cls, placement: PlacementEntry | None, info: ValidationInfo
+    ) -> PlacementEntry | None:
+        if placement is None or placement.objects is None or "concepts" not in info.data:
+            return placement
+        objects, concepts = len(placement.objects), len(info.data["concepts"])
+        if objects != concepts:
+            raise ValueError(
+                f"{objects} objects for {concepts} concepts; give one for each concept, in the concepts' order"
+            )
+        return placement
+
     @field_validator("layout")
     @classmethod
     def _fits_the_concepts(cls, layout: LayoutEntry | None, info: ValidationInfo) -> LayoutEntry | None:
         concepts = info.data.get("concepts", ())
+        placement = info.data.get("placement")
+        if placement is not None and placement.objects is not None:
+            if layout is not None:
+                raise ValueError("the placement's objects are the layout already; leave one of the two out")
+            return layout
         if layout is None:
-            if concepts:
+            if concepts and "placement" in info.data:
                 raise ValueError(
-                    "concepts need a layout; give its 'image', 'prompt', and 'masks', 'points', 'boxes' or 'words'"
+                    "concepts need a layout; give its 'image', 'prompt', and 'masks', 'points', 'boxes' or 'words' (or "
+                    "a 'collage', 'generated' with 'words', or 'boxes' with 'words')"
                 )
             return layout
-        kind = layout.kind
-        places = getattr(layout, kind)
-        if "concepts" in info.data and concepts and len(places) != len(concepts):
+        places, kind = layout.places()
+        if "concepts" in info.data and concepts and places != len(concepts):
             raise ValueError(
-                f"{len(places)} {kind} for {len(concepts)} concepts; give one for each concept, in the concepts' order"
+                f"{places} {kind} for {len(concepts)} concepts; give one for each concept, in the concepts' order"
             )
         return layout
 
@@ -97,7 +118,8 @@ class Recipe(Settings):
 
     @classmethod
     def from_document(cls, document: Document, folder: Path) -> Recipe:
-        """A recipe whose paths count from ``folder``."""
+        """A recipe whose paths count from ``folder``; a collage's file, if it names one, is read into it."""
+        document = with_collage(document, folder)
         recipe = document.validated(cls)
         recipe._document, recipe._folder = document, folder
         return recipe
@@ -147,6 +169,14 @@ class Recipe(Settings):
         line = self._document.line(place)
         return ConductorError(f"{self.source}{f', line {line}' if line else ''}: '{named(place)}': {message}")
 
+    @contextmanager
+    def blaming(self, *place: str | int) -> Iterator[None]:
+        """Errors of the block name this place of the recipe."""
+        try:
+            yield
+        except ConductorError as error:
+            raise self.error(place, str(error)) from error
+
     def run(
         self,
         pipe: ConceptConductorPipeline | None = None,
@@ -164,3 +194,16 @@ class Recipe(Settings):
         from concept_conductor.rendering import Rendering
 
         return Rendering.prepare(self, pipe=pipe).pictures(progress)
+
+
+def collage_recipe(path: str | Path, model: str) -> Recipe:
+    """A recipe whose layout is the collage in a file, to draw it by itself.
+
+    Args:
+        path: the collage's file.
+        model: what generates its background, where it has a prompt.
+
+    Raises:
+        DocumentError: it cannot be read or does not fit; each sentence names file, line and field.
+    """
+    return Recipe.from_document(collage_document(path, model), Path(path).parent)

@@ -1,44 +1,17 @@
-"""Replace or add objects in a given image: everything outside the mask stays the image's own."""
+"""What stays of an image that objects are placed in: its latents during the run, its pixels after."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
 from concept_conductor.backbones import Backbone
-from concept_conductor.errors import ConductorError
-from concept_conductor.images import as_picture
 from concept_conductor.inversion import InversionSource, Inverted
-from concept_conductor.layout import MaskLike
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where objects are placed in an image ("Object Placement" in the paper).
-
-    Attributes:
-        image: the image to place objects in.
-        mask: the area that may change, white on black.
-        prompt: what the image shows; None for the layout's prompt.
-        background: outside the mask latents come from the image's DDIM inversion ("inversion", the paper), or
-            from its clean latents with the run's initial noise added ("noise", the published implementation).
-    """
-
-    image: Image.Image
-    mask: MaskLike
-    prompt: str | None = None
-    background: Literal["inversion", "noise"] = "inversion"
-
-    def __post_init__(self) -> None:
-        if self.background not in ("inversion", "noise"):
-            raise ConductorError(f"the placement's background must be 'inversion' or 'noise', not {self.background!r}")
-        object.__setattr__(self, "image", as_picture(self.image))
-
 
 #: Gives an image's inversion at all timesteps of the run.
 Inverter = Callable[[InversionSource], Inverted]

@@ -1,0 +1,58 @@
+"""`conductor layout`: look at layouts before anything is sampled, and make collages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from concept_conductor.cli import hide_loading_bars
+
+app = typer.Typer(help="Look at layouts, and make collages.", no_args_is_help=True)
+
+Out = Annotated[Path | None, typer.Option(help="Folder for the pictures. [default: outputs/NAME]")]
+
+
+@app.command()
+def show(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: YAML or JSON.", metavar="RECIPE.yaml", show_default=False)],
+    out: Out = None,
+) -> None:
+    """Write a recipe's layout with its masks in colours, and each mask, without making the recipe's pictures.
+
+    The model is loaded only where the layout has to be generated, or its regions found.
+    """
+    from concept_conductor.recipe import Recipe
+
+    loaded = Recipe.load(recipe)
+    hide_loading_bars()
+    from concept_conductor.cli.layout_files import write_layout
+    from concept_conductor.layouts.looking import look
+
+    seen = look(loaded)
+    for file in write_layout(out or Path("outputs") / recipe.stem, seen.layout.image, seen.masks, seen.names):
+        typer.echo(file)
+
+
+@app.command()
+def collage(
+    spec: Annotated[
+        Path, typer.Argument(help="A collage: background and cut-outs.", metavar="SPEC.yaml", show_default=False)
+    ],
+    preview: Annotated[bool, typer.Option("--preview", help="Also write it with its masks in colours.")] = False,
+    model: Annotated[str, typer.Option(help="What generates the background, where it has a prompt.")] = "mini",
+    out: Out = None,
+) -> None:
+    """Write a collage's picture and the mask of each of its cut-outs, ready for a recipe's image and masks."""
+    from concept_conductor.recipe import collage_recipe
+
+    loaded = collage_recipe(spec, model)
+    hide_loading_bars()
+    from concept_conductor.cli.layout_files import write_layout
+    from concept_conductor.layouts.looking import look
+
+    seen = look(loaded)
+    folder = out or Path("outputs") / spec.stem
+    for file in write_layout(folder, seen.layout.image, seen.masks, seen.names, preview=preview):
+        typer.echo(file)

@@ -1,0 +1,121 @@
+"""Masks grown, smoothed and filled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from pydantic import Field
+
+from concept_conductor.errors import ConductorError
+from concept_conductor.settings import Settings
+
+LONGEST = 1024
+"""Masks of pictures that are longer are edited at this size, with distances to match."""
+
+Mask = NDArray[np.bool_]
+
+
+class MaskEdit(Settings):
+    """What is done to every mask of a layout, in this order. Distances are in pixels of the layout's picture.
+
+    Attributes:
+        fill: close holes: what a mask encloses becomes part of it.
+        smooth: round its outline with this radius; specks and cracks much smaller than it vanish.
+        grow: move its outline outwards by so much, or inwards where negative.
+    """
+
+    fill: bool = False
+    smooth: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    grow: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
+
+    def apply(self, masks: Sequence[Mask]) -> list[Mask]:
+        """The edited masks; no mask grows into what was another's.
+
+        Args:
+            masks: ``(h, w)`` each, of one size, that of the layout's picture.
+
+        Raises:
+            ConductorError: nothing of a mask is left.
+        """
+        if not masks:
+            return []
+        full = masks[0].shape
+        share = min(1.0, LONGEST / max(full))
+        size = (max(1, round(full[0] * share)), max(1, round(full[1] * share)))
+        edited = []
+        for number, mask in enumerate(masks, 1):
+            result = resized(mask, size)
+            result = filled(result) if self.fill else result
+            result = smoothed(result, self.smooth * share)
+            result = grown(result, self.grow * share)
+            if not result.any():
+                raise ConductorError(f"nothing is left of mask {number} after its edit; grow or smooth it less")
+            edited.append(resized(result, full))
+        taken = np.sum([mask.astype(np.uint8) for mask in masks], 0)
+        return [new & ((taken - mask) == 0) | (new & mask) for new, mask in zip(edited, masks)]
+
+
+def resized(mask: Mask, size: tuple[int, ...]) -> Mask:
+    """A mask at another height and width, by its nearest pixels."""
+    if mask.shape == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def filled(mask: Mask) -> Mask:
+    """The mask with its holes: all that cannot be reached from the picture's edge without crossing it."""
+    outside = np.pad(~mask, 1, constant_values=True)
+    reached = np.zeros_like(outside)
+    reached[0] = True
+    before = -1
+    while (count := int(reached.sum())) != before:
+        before = count
+        for turned, open_ in ((reached, outside), (reached.T, outside.T)):
+            _run_along(turned, open_)
+    return ~reached[1:-1, 1:-1]
+
+
+def _run_along(reached: Mask, open_: Mask) -> None:
+    """Let what is reached spread along every row over what is open, in place."""
+    # number the stretches of open pixels through all rows; a closed pixel ends one, and so does a row's end
+    ends = np.pad(~open_, ((0, 0), (0, 1)), constant_values=True)
+    stretch = np.cumsum(ends).reshape(ends.shape)[:, :-1]
+    touched = np.zeros(int(ends.sum()) + 1, dtype=bool)
+    touched[stretch[reached & open_]] = True
+    reached |= touched[stretch] & open_
+
+
+def smoothed(mask: Mask, radius: float) -> Mask:
+    """The mask with its outline rounded: blurred, and cut at one half."""
+    if radius <= 0:
+        return mask
+    # what lies beyond the picture's edge is taken to be as the edge is
+    border = math.ceil(3 * radius)
+    padded = Image.fromarray(np.pad(mask, border, mode="edge").astype(np.uint8) * 255)
+    blurred = np.asarray(padded.filter(ImageFilter.GaussianBlur(radius)))
+    return blurred[border:-border, border:-border] >= 128
+
+
+def grown(mask: Mask, distance: float) -> Mask:
+    """All pixels within ``distance`` of the mask; a negative one leaves those farther than that from its outside.
+
+    Distances are Euclidean, from pixel middle to pixel middle. Beyond the picture's edge there is neither.
+    """
+    if distance < 0:
+        return ~grown(~mask, -distance)
+    height, width = mask.shape
+    result = mask.copy()
+    counted = np.pad(np.cumsum(mask, 1, dtype=np.int32), ((0, 0), (1, 0)))
+    columns = np.arange(width)
+    for down in range(math.floor(distance) + 1):
+        across = math.floor(math.sqrt(distance**2 - down**2))
+        first, last = np.maximum(columns - across, 0), np.minimum(columns + across + 1, width)
+        near = counted[:, last] > counted[:, first]
+        result[down:] |= near[: max(0, height - down)]
+        result[: max(0, height - down)] |= near[down:]
+    return result

@@ -1,0 +1,65 @@
+"""A recipe's layout and masks, with no more made than they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concept_conductor.errors import ConductorError
+from concept_conductor.layout import Layout
+from concept_conductor.layouts.initial import initial_masks
+from concept_conductor.opening import located_files, open_files
+from concept_conductor.prompts import ConceptPrompt
+from concept_conductor.provenance import locate_model
+from concept_conductor.recipe import Recipe
+from concept_conductor.rendering import as_used, check_fit, load_pipeline, made_layout, settings_of
+
+
+class Seen(NamedTuple):
+    """A layout as a run would start with it.
+
+    Attributes:
+        layout: opened, or generated.
+        masks: ``(h, w)`` each; exact ones at its picture's size, found ones on the latent grid.
+        names: of the concepts, else of cut-outs, else numbers.
+    """
+
+    layout: Layout
+    masks: Sequence[NDArray[np.bool_]]
+    names: Sequence[str]
+
+
+def look(recipe: Recipe) -> Seen:
+    """Open a recipe's layout; the model is loaded only where it has to generate it, or to find its regions.
+
+    Raises:
+        ConductorError: anything that does not fit, or there is no layout.
+    """
+    paths = located_files(recipe)
+    concepts, opened, _ = open_files(recipe, paths)
+    if opened is None:
+        raise ConductorError(f"{recipe.source}: there is no layout to show; give the recipe a 'layout'")
+    if isinstance(opened, Layout) and (masks := opened.exact_masks()) is not None:
+        return Seen(opened, masks, _names(recipe, concepts, len(masks)))
+    pipe = load_pipeline(locate_model(recipe.model, recipe.folder), recipe)
+    recipe = as_used(recipe, pipe, concepts)
+    layout = opened if isinstance(opened, Layout) else made_layout(recipe, opened, paths, pipe)[0]
+    check_fit(recipe, pipe, concepts, layout)
+    masks = layout.exact_masks()
+    if masks is None:
+        count = len(getattr(layout, layout.kind))
+        assert recipe.width is not None and recipe.height is not None  # as_used filled them
+        settings = settings_of(recipe, pipe.defaults)
+        masks = list(initial_masks(pipe.backbone, layout, count, (recipe.width, recipe.height), settings).numpy())
+    return Seen(layout, masks, _names(recipe, concepts, len(masks)))
+
+
+def _names(recipe: Recipe, concepts: Sequence[ConceptPrompt], count: int) -> list[str]:
+    known = [entry.concept.name for entry in concepts]
+    if not known and recipe.layout is not None and recipe.layout.collage is not None:
+        known = [Path(cutout.image).stem for cutout in recipe.layout.collage.cutouts if not cutout.scenery]
+    return [known[index] if index < len(known) else str(index + 1) for index in range(count)]
