@@ -30,11 +30,11 @@ def arrangement(observed: Observation) -> Row:
     references = [observed.references.vectors(concept, embedder) for concept in concepts]
     fates = []
     masks = [observed.segments[concept][segment].mask for concept, segment in held]
-    for own, number in enumerate(standing(observed.places, masks)):
-        if number is None:
+    for own, standing_there in enumerate(standing(observed.places, masks)):
+        if standing_there is None:
             fates.append(EMPTY)
             continue
-        concept, segment = held[number]
+        concept, segment = held[standing_there]
         likeness = [float((known @ vectors[concept][segment]).mean()) for known in references]
         fates.append(OWN if likeness[own] == max(likeness) else ANOTHERS)
     return {

@@ -38,6 +38,8 @@ def connected(address: str) -> Iterator[Any]:
         options["include_dashboard"] = False
     try:
         ray.init(address=reach(address), **options)
+    except ImportError as error:  # ray:// needs more than Ray itself
+        raise ConductorError(f"'{address}' needs {error.name}; pip install 'concept-conductor[ray]'") from error
     except (ConnectionError, OSError, RuntimeError) as error:
         raise _unreachable(address, error) from error
     try:
