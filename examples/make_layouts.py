@@ -24,7 +24,7 @@ LAYOUTS = {
     "two_backpacks": (("backpack", "backpack"), "grass", 0),
     "dog_and_robot": (("dog", "robot"), "grass", 0),
 }
-CUTOUTS = {"backpack": "backpack/fluent-flat", "robot": "robot/fluent-flat"}
+CUTOUTS = {"rucksack": "backpack/twemoji", "backpack": "backpack/fluent-flat"}
 BACKDROP = "grass"
 
 
