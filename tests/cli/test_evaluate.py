@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ def test_pictures_alone_and_once(conductor, benchmark_file: Path) -> None:
     made = picture.stat().st_mtime_ns
     assert conductor(*words, "--methods", "full,no-injection").out == "2 pictures in 'here'\n"
     assert picture.stat().st_mtime_ns == made
+    more = conductor(*words, "--methods", "full,no-injection,no-alignment")
+    assert re.search(r"^3 of 3 pictures, \d+\.\d s each, 0:00:00 left: without alignment: ", more.err, re.MULTILINE)
+    conductor(*words, "--methods", "full,no-injection")
     manifest = json.loads(Path("here/manifest.json").read_text())
     assert (manifest["status"], manifest["jobs"]) == ("finished", {"asked": 2, "finished": 2})
 
@@ -44,6 +48,21 @@ def test_interrupted_it_keeps_what_is_done_and_says_so(
     assert json.loads(Path("here/manifest.json").read_text())["status"] == "interrupted"
 
 
+def test_the_pace_counts_only_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    pace = evaluate.Pace(100)
+    assert pace.line(1) is None  # what was found takes no time
+    pace.begin(40)
+    now = 20.0
+    assert pace.line(42) == "42 of 100 pictures, 10.0 s each, 0:09:40 left"
+    now = 45.0
+    assert pace.line(44) is None  # said half a minute ago
+    now = 60.0
+    assert pace.line(46) == "46 of 100 pictures, 10.0 s each, 0:09:00 left"
+    assert pace.line(100) is not None  # the last one always
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -51,6 +70,7 @@ def test_interrupted_it_keeps_what_is_done_and_says_so(
         (["--metrics", "beauty"], "there is no metric 'beauty'; expected some of "),
         (["--subset", "half"], "the benchmark 'tiny' has no subset 'half'; it has: one"),
         (["--ray", "127.0.0.1:1"], "no Ray cluster answers at '127.0.0.1:1'"),
+        (["--worker-cpus", "1"], "--worker-cpus is for workers on Ray; give --ray too"),
         (["--write", "copy.yaml"], "there is no shipped benchmark '"),
     ],
 )
