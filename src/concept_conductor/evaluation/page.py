@@ -91,8 +91,9 @@ def _data(
     for job, row in zip(jobs, results.to_dict("records"), strict=True):
         scene = job.group.scene
         name = f"{scene.combination} / {scene.prompt}"
-        if name not in layouts:
-            layouts[name] = _reduced(load_image(job.group.paths["layout", "image"]), SIDE)
+        layout = job.group.paths.get(("layout", "image"))  # others are made as the run goes
+        if name not in layouts and layout is not None:
+            layouts[name] = _reduced(load_image(layout), SIDE)
         pictures.append(
             {
                 **{key: row[key] for key in ("method", "combination", "prompt", "text", "seed", "image", "seconds")},

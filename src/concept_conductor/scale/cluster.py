@@ -14,7 +14,7 @@ from concept_conductor.errors import ConductorError
 TIMEOUT = 5.0
 """Seconds to wait for an address to answer; Ray itself would wait for minutes."""
 CPU_SHARE = 2
-"""CPUs for each worker on machines without GPU."""
+"""CPUs for each worker on machines without GPU, where nothing else is asked for."""
 
 
 @contextmanager
@@ -38,6 +38,8 @@ def connected(address: str) -> Iterator[Any]:
         options["include_dashboard"] = False
     try:
         ray.init(address=reach(address), **options)
+    except ImportError as error:  # ray:// needs more than Ray itself
+        raise ConductorError(f"'{address}' needs {error.name}; pip install 'concept-conductor[ray]'") from error
     except (ConnectionError, OSError, RuntimeError) as error:
         raise _unreachable(address, error) from error
     try:
@@ -98,13 +100,17 @@ def _unreachable(address: str, error: Exception) -> ConductorError:
     )
 
 
-def shares(ray: Any) -> tuple[int, dict[str, float]]:
-    """How many workers the cluster has room for, and what each takes: a GPU, or a share of CPUs."""
+def shares(ray: Any, cpus: int = CPU_SHARE) -> tuple[int, dict[str, float]]:
+    """How many workers the cluster has room for, and what each takes: a GPU, or ``cpus`` CPUs where there are as many.
+
+    Raises:
+        ConductorError: it has room for none.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if gpus:
         return gpus, {"num_gpus": 1, "num_cpus": 1}
-    share = min(CPU_SHARE, max((int(node.get("CPU", 0)) for node in nodes), default=0))
+    share = min(cpus, max((int(node.get("CPU", 0)) for node in nodes), default=0))
     if not share:
         raise ConductorError("the Ray cluster has neither CPUs nor GPUs to work on; start nodes with ray start")
     return int(sum(node.get("CPU", 0) // share for node in nodes)), {"num_cpus": share}
