@@ -1,4 +1,4 @@
-"""Draw the layout pictures and masks of the examples, in designs that the embedded model's base knows.
+"""Draw the layout pictures, masks and cut-outs of the examples, in designs that the embedded model's base knows.
 
     python examples/make_layouts.py     # writes examples/layouts/
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from concept_conductor import Collage, Cutout
+from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.placements import drawn
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.report import arrange
@@ -25,10 +26,12 @@ LAYOUTS = {
     "two_backpacks": (("backpack", "backpack"), "grass", 0),
     "dog_and_robot": (("dog", "robot"), "grass", 0),
 }
+CUTOUTS = {"dog": "dog/noto-v1", "robot": "robot/fluent-flat"}
+BACKDROP = "grass"
 
 
 def main() -> None:
-    """Write `NAME.png`, and `NAME-1.png`, `NAME-2.png` with the masks; `cat.png` and `mug.png` for `add_a_mug.yaml`."""
+    """Write `NAME.png`, and `NAME-1.png`, `NAME-2.png` with the masks; cut-outs, and pictures to place in."""
     world = World(CPU.classes, CPU.backdrops, SIZE)
     for name, (classes, backdrop, seed) in LAYOUTS.items():
         layout = arrange(world, classes, backdrop, seed).layout
@@ -36,20 +39,21 @@ def main() -> None:
         layout.image.save(FOLDER / f"{name}.png", optimize=True)
         for number, mask in enumerate(layout.masks, 1):
             Image.fromarray(mask).save(FOLDER / f"{name}-{number}.png", optimize=True)
-    scene, mug = add_a_mug()
-    scene.save(FOLDER / "cat.png", optimize=True)
-    mug.save(FOLDER / "mug.png", optimize=True)
+    atlas = Atlas.load()
+    for name, design in CUTOUTS.items():
+        Image.fromarray(atlas.cells[atlas.index(design)]).save(FOLDER / f"{name}.png", optimize=True)
+    nothing, backdrop = torch.tensor([[-1, -1]]), torch.tensor([world.backdrop_names.index(BACKDROP)])
+    scene = world.draw(nothing, backdrop, torch.Generator().manual_seed(0))
+    pixels = ((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(FOLDER / f"{BACKDROP}.png", optimize=True)
+    draw_placement(world)
 
 
-def add_a_mug() -> tuple[Image.Image, Image.Image]:
-    """A cat with room beside it, and a picture of the concept `mini/mug-noto` alone, to be cut out."""
-    world = World(CPU.classes, CPU.backdrops, SIZE)
+def draw_placement(world: World) -> None:
+    """Write a cat with room beside it, and the concept `mini/mug-noto` alone, to be cut out of its picture."""
     generator = torch.Generator().manual_seed(2)
     cat = Cutout(world.atlas.image("cat/twemoji")).fitted((135, 90, 245, 235))
-    scene = Collage(drawn(world, None, "grass", generator), [cat]).image
-    return scene, drawn(world, world.atlas.index("mug/noto"), "beach", generator)
-
-
-if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
-    main()
+    scene = Collage(drawn(world, None, BACKDROP, generator), [cat]).image
+    scene.save(FOLDER / "cat_on_the_grass.png", optimize=True)
+    mug = drawn(world, world.atlas.index("mug/noto"), "beach", generator)
+    mug.save(FOLDER / "mug_on_the_beach.png", optimize=True)

@@ -169,6 +169,7 @@ def test_bad_checkpoints_are_one_sentence(
         ConceptConductorPipeline.from_single_file(file, config=str(folder))
     message = str(caught.value)
     assert str(file) in message and "\n" not in message
+    assert ("is no checkpoint" if kind == "lora" else "could not be read") in message
     assert not (tmp_path / "mark").exists()
 
 

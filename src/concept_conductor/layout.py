@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from concept_conductor.clustering import kmeans
 from concept_conductor.errors import ConductorError
 from concept_conductor.images import as_picture
-from concept_conductor.inversion import BASE_PATH, Inverted
-from concept_conductor.layouts.boxes import Box, check_boxes, masks_in_boxes
+from concept_conductor.layouts.boxes import Box, check_boxes
 from concept_conductor.layouts.collage import Collage
 from concept_conductor.layouts.edits import MaskEdit
 from concept_conductor.layouts.generation import TextToImage, generated_scene, objects_in_boxes
+from concept_conductor.layouts.mask_sources import (
+    EditedMasks,
+    GivenMasks,
+    MasksInBoxes,
+    MaskSource,
+    MasksUnderPoints,
+    Point,
+)
 from concept_conductor.layouts.pixels import MaskLike as MaskLike
 from concept_conductor.layouts.pixels import image_pixels as image_pixels
 from concept_conductor.layouts.pixels import mask_image
 from concept_conductor.layouts.pixels import mask_pixels as mask_pixels
 from concept_conductor.layouts.words import masks_of_words, masks_of_words_in_boxes
-from concept_conductor.masks import Masks, to_latent_grid, token_grid
-from concept_conductor.settings import Injection, Refinement
-from concept_conductor.unet.multipath import Multipath
-from concept_conductor.unet.paths import Fusion
+from concept_conductor.masks import to_latent_grid
+from concept_conductor.settings import Refinement
 
 if TYPE_CHECKING:
     from concept_conductor.evaluation.grounding import Grounder
-
-#: A point in pixels of the reference image, from its upper left corner.
-Point = tuple[float, float]
-
-CLUSTERS = 6
-"""Regions of the reference among which points and boxes choose."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,8 @@ class Layout:
         prompt: what the image shows.
         masks: one per concept, in the concepts' order; or None.
         points: one per concept ``(x, y)`` in pixels of ``image``: its mask is the region under the point; or None.
-        boxes: one per concept ``(left, top, right, bottom)`` in pixels of ``image``: its mask is the region that fits
-            the box best, cut to it; or None.
+        boxes: one per concept ``(left, top, right, bottom)`` in pixels of ``image``: its mask is what of the
+            picture's regions lies mostly in it; or None.
         edit: what is done to the masks, wherever they come from; or None.
         seeds: of the pictures that it was generated from, if it was.
     """
@@ -201,112 +197,6 @@ class Layout:
                     "pixels; points are (x, y) from its upper left corner"
                 )
         return MasksUnderPoints(latent_size, refinement, [(x / width, y / height) for x, y in self.points])
-
-
-class MaskSource(Protocol):
-    """Gives the masks a run starts with."""
-
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks: ...
-
-
-@dataclass(frozen=True)
-class GivenMasks:
-    """Masks that the user drew; ``grid`` is ``(concepts, h, w)``, boolean, on the latent grid."""
-
-    grid: Tensor
-
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
-        return Masks(self.grid.to(paths.backbone.device).expand(images, -1, -1, -1))
-
-
-@dataclass(frozen=True)
-class MasksOfRegions(ABC):
-    """Masks chosen among the reference's regions.
-
-    The reference's mask-layer attention, at the step where refinement ends, is clustered into six regions.
-
-    Attributes:
-        latent_size: height and width of the latent grid.
-        refinement: filled.
-    """
-
-    latent_size: tuple[int, int]
-    refinement: Refinement
-
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
-        assert reference is not None and self.refinement.end is not None
-        t = timesteps[min(len(timesteps) - 1, int(self.refinement.end * len(timesteps) + 0.5))]
-        nothing = Masks(torch.zeros(1, 0, *self.latent_size, dtype=torch.bool, device=timesteps.device))
-        fusion = Fusion(nothing, Injection(self_attention=False, cross_attention=False), record=True)
-        assert reference.text is not None
-        paths.noise(reference.latents[int(t)], t, reference.text.conditional(), BASE_PATH, fusion)
-        attention = fusion.attention[0][0]  # (1, tokens, tokens)
-        seeds = torch.tensor([self.refinement.seed])
-        labels = kmeans(attention, [CLUSTERS], seeds=seeds, restarts=self.refinement.restarts)[0, 0]
-        tokens = self.chosen(labels, token_grid(len(labels), self.latent_size))
-        empty = Masks(torch.zeros(1, 1, *self.latent_size, dtype=torch.bool, device=timesteps.device))
-        grid = empty.with_tokens(tokens[None]).grid
-        return Masks(grid.expand(images, -1, -1, -1))
-
-    @abstractmethod
-    def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The concepts' masks ``(concepts, tokens)``.
-
-        Args:
-            labels: which region each token belongs to, ``(tokens,)``.
-            grid: height and width of the tokens' grid.
-        """
-
-
-@dataclass(frozen=True)
-class EditedMasks:
-    """Masks of another source, edited.
-
-    Attributes:
-        source: where they come from.
-        edit: in pixels of a picture of
-        size: width and height.
-    """
-
-    source: MaskSource
-    edit: MaskEdit
-    size: tuple[int, int]
-
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
-        found = self.source.masks(paths, timesteps, reference, 1).grid
-        large = F.interpolate(found.float(), self.size[::-1], mode="nearest-exact")[0].cpu().numpy() > 0.5
-        pixels = torch.from_numpy(np.stack(self.edit.apply(list(large)))) * 255
-        grid = to_latent_grid(pixels, (found.shape[-2], found.shape[-1])).to(found.device)
-        return Masks(grid.expand(images, -1, -1, -1))
-
-
-@dataclass(frozen=True)
-class MasksUnderPoints(MasksOfRegions):
-    """The regions under the user's points, which are ``fractions`` of width and height."""
-
-    fractions: Sequence[Point]
-
-    def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-        height, width = grid
-        under = [labels[int(y * height) * width + int(x * width)] for x, y in self.fractions]
-        for index, label in enumerate(under):
-            if any(label == other for other in under[:index]):
-                x, y = self.fractions[index]
-                raise ConductorError(
-                    f"point {index + 1} (at {x:.0%} of the width, {y:.0%} of the height) falls on the same region of "
-                    "the layout image as an earlier point; move it, or give masks instead of points"
-                )
-        return torch.stack([labels == label for label in under])
-
-
-@dataclass(frozen=True)
-class MasksInBoxes(MasksOfRegions):
-    """The regions that fit the user's boxes best, cut to them; boxes are ``fractions`` of width and height."""
-
-    fractions: Sequence[Box]
-
-    def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-        return masks_in_boxes(labels, grid, self.fractions)
 
 
 def checked_masks(masks: Sequence[MaskLike], size: tuple[int, int], latent_size: tuple[int, int]) -> Tensor:

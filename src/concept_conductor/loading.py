@@ -23,6 +23,9 @@ SINGLE_FILES = {
     "xl_base": StableDiffusionXLPipeline,
 }
 
+#: How the names of tensors start that only concept files have.
+PARTS_OF_CONCEPTS = ("lora_", "unet.", "text_encoder.", "text_encoder_2.", "base_model.")
+
 
 def pretrained(model: str | Path, kwargs: dict[str, Any]) -> DiffusionPipeline:
     """Load a diffusers folder or hub id; its ``model_index.json`` is looked at before anything large is fetched.
@@ -45,7 +48,7 @@ def pretrained(model: str | Path, kwargs: dict[str, Any]) -> DiffusionPipeline:
         return DiffusionPipeline.from_pretrained(str(model), **with_dtype(kwargs))
     except OSError as error:
         raise ConductorError(
-            f"the model '{model}' could not be loaded ({str(error).splitlines()[0]}); "
+            f"the model '{model}' could not be loaded ({first_line(error)}); "
             "give 'mini', a diffusers folder, or a hub id that can be reached"
         ) from error
 
@@ -64,38 +67,51 @@ def single_file(file: str | Path, kwargs: dict[str, Any]) -> DiffusionPipeline:
     """Load a checkpoint kept in one file, or its URL.
 
     Raises:
-        ConductorError: there is no such file, or its configuration is out of reach.
+        ConductorError: there is no such file, it is damaged, or its configuration is out of reach.
         FamilyError: it is of no supported family.
     """
-    from diffusers.loaders.single_file_utils import (
-        SingleFileComponentError,
-        infer_diffusers_model_type,
-        load_single_file_checkpoint,
-    )
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    if not str(file).startswith(("http://", "https://")) and not Path(file).is_file():
+    if not Path(file).is_file() and not str(file).startswith(("http://", "https://")):
         raise ConductorError(f"there is no checkpoint file '{file}'")
+    kind = _kind(file, {name: value for name, value in kwargs.items() if name in HUB_OPTIONS})
+    if kind not in SINGLE_FILES:
+        raise FamilyError(
+            f"the checkpoint '{file}' is of the kind '{kind}'; expected Stable Diffusion 1.x, 2.x or XL (base)"
+        )
     try:
-        options = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
-        kind = infer_diffusers_model_type(load_single_file_checkpoint(str(file), **options))
-        if kind not in SINGLE_FILES:
-            raise FamilyError(
-                f"the checkpoint '{file}' is of the kind '{kind}'; expected Stable Diffusion 1.x, 2.x or XL (base)"
-            )
         return SINGLE_FILES[kind].from_single_file(str(file), **with_dtype(kwargs))
     except OSError as error:
         raise ConductorError(
-            f"the checkpoint '{file}' could not be loaded ({str(error).splitlines()[0]}); where the hub cannot be "
-            "reached give config=, a diffusers folder of the same family"
+            f"the checkpoint '{file}' could not be loaded ({first_line(error)}); where the hub, from which its "
+            "configuration comes, cannot be reached, give config=, a diffusers folder of the same family, to "
+            "from_single_file, and for recipes save what you get by save_pretrained"
         ) from error
-    except (ConductorError, torch.OutOfMemoryError):
+    except torch.OutOfMemoryError:
         raise
     except (SingleFileComponentError, ValueError, KeyError, RuntimeError) as error:  # what does not fit together
-        reason = str(error).partition("\n")[0].partition(". ")[0]
+        reason = first_line(error).partition(". ")[0]
         raise ConductorError(
             f"the checkpoint '{file}' could not be loaded ({reason}); expected all weights of a Stable Diffusion 1.x, "
             "2.x or XL (base) model, and in config=, where it is given, a diffusers folder of the same family"
         ) from error
+
+
+def _kind(file: str | Path, options: dict[str, Any]) -> str:
+    """What diffusers calls a checkpoint of these weights."""
+    from diffusers.loaders.single_file_utils import infer_diffusers_model_type, load_single_file_checkpoint
+
+    try:
+        weights = load_single_file_checkpoint(str(file), **options)
+    except (OSError, ValueError) as error:
+        why = f"{first_line(error)}; check the address and the connection, or give a file"
+        if Path(file).is_file():
+            why = "it is damaged, or holds more than weights, which is never unpickled; get it again, as safetensors"
+        raise ConductorError(f"the checkpoint '{file}' could not be read: {why}") from error
+    if not isinstance(weights, dict) or any(str(key).startswith(PARTS_OF_CONCEPTS) for key in weights):
+        raise ConductorError(f"'{file}' is no checkpoint; a concept's file belongs among the concepts")
+    kind: str = infer_diffusers_model_type(weights)
+    return kind
 
 
 def save(
@@ -110,6 +126,11 @@ def save(
     )
     if defaults != family.family_defaults:
         (folder / MODEL_SETTINGS_FILE).write_text(defaults.model_dump_json(exclude_none=True, indent=2) + "\n")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what diffusers says, without its full stop."""
+    return str(error).partition("\n")[0].strip().rstrip(".")
 
 
 def with_dtype(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from concept_conductor.backbones import Backbone
 from concept_conductor.concepts.concept import Update
 from concept_conductor.injection import inject
 from concept_conductor.inversion import InversionSource, Inverted, Progress, invert
-from concept_conductor.layout import GivenMasks
+from concept_conductor.layouts.mask_sources import GivenMasks
 from concept_conductor.masks import Masks
 from concept_conductor.observation import Observation, observe
 from concept_conductor.prompts import Conditioning

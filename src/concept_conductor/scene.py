@@ -15,7 +15,8 @@ from concept_conductor.backbones import Backbone, Defaults
 from concept_conductor.concepts.concept import Update
 from concept_conductor.errors import ConductorError
 from concept_conductor.inversion import InversionSource
-from concept_conductor.layout import GivenMasks, Layout, MaskSource, image_pixels, mask_pixels
+from concept_conductor.layout import Layout, image_pixels, mask_pixels
+from concept_conductor.layouts.mask_sources import GivenMasks, MaskSource
 from concept_conductor.masks import to_latent_grid
 from concept_conductor.placement import Background, InvertedBackground, NoisedBackground, Placement
 from concept_conductor.prompts import ConceptPrompt, Conditioning

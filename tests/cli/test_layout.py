@@ -100,7 +100,7 @@ def test_a_collage_is_written_with_its_masks(conductor, spec: Path) -> None:
     outcome = conductor("layout", "collage", spec, "--preview", "--out", "here")
     assert outcome.status == 0, outcome.err
     assert sorted(outcome.out.split()) == sorted(map(str, Path("here").iterdir()))
-    dog, cat = in_mask(Path("here/layout-mask-1-1.png")), in_mask(Path("here/layout-mask-2-2.png"))
+    dog, cat = in_mask(Path("here/layout-mask-1-dog.png")), in_mask(Path("here/layout-mask-2-cat.png"))
     with Image.open("here/layout-image.png") as image:
         pixels = np.asarray(image)
     assert np.array_equal(cat, (pixels == (0, 0, 200)).all(-1))

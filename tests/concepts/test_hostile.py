@@ -207,6 +207,7 @@ def header(**changes: str) -> dict[str, str]:
         (header(format_version="99"), {}, ("version '99'", "update")),
         (header(placeholders="["), {}, ("placeholders", "JSON")),
         (header(placeholders="7"), {}, ("list",)),
+        (header(placeholders='["<a>", "<a>"]'), {}, ("placeholders", "twice")),
         (header(), {"tokens.0.<b>": torch.ones(1, 2)}, ("<a>",)),
         (header(), {}, ("made for 0 text encoders",)),
         (header(format_version="2", text_encoders="3"), {}, ("made for 3 text encoders",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -218,3 +219,16 @@ def test_half_precision_finds_nearly_the_same(grounder, picture, monkeypatch) ->
     assert half._detector[1].dtype == half._segmenter[1].dtype == torch.float16
     assert found[0].score == pytest.approx(full[0].score, abs=0.02)
     assert abs(len(found) - len(full)) <= 2
+
+
+def test_what_is_there_instead_is_the_best_candidate_below_the_threshold(
+    tiny_detector, tiny_segmenter, grounder, picture
+) -> None:
+    strict = GroundedSam("cpu", grounder.detector, grounder.segmenter, box_threshold=1.0)
+    assert strict.find(picture, ["a dog"]) == [[]]
+    said = strict.instead(picture, "a dog")
+    best = re.fullmatch(r"the best candidate scores ([01]\.\d\d), where the threshold is 1", said)
+    assert best is not None, said
+    found = grounder.find(picture, ["a dog"])[0]
+    assert not found or abs(float(best[1]) - found[0].score) < 0.01
+    assert strict.box_threshold == 1.0  # as it was

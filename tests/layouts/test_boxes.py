@@ -49,3 +49,30 @@ def test_no_token_belongs_to_two_boxes() -> None:
 def test_a_box_without_tokens_is_refused() -> None:
     with pytest.raises(ConductorError, match="box 1 is too small for the 8x8 grid"):
         masks_in_boxes(regions(), (8, 8), [(0.01, 0.01, 0.02, 0.02)])
+
+
+def test_all_regions_that_lie_mostly_in_a_box_are_its_mask() -> None:
+    labels = regions().reshape(8, 8).clone()
+    labels[2:4, 0:3] = 3  # the left object is two regions
+    (mask,) = masks_in_boxes(labels.flatten(), (8, 8), [(0.0, 0.125, 0.5, 0.875)])
+    assert torch.equal(mask, regions() == 1)
+
+
+def test_what_two_boxes_hold_goes_to_the_one_that_holds_more_of_its_region() -> None:
+    boxes = [(0.0, 0.0, 0.75, 1.0), (0.5, 0.0, 1.0, 1.0)]  # columns 4 and 5 are in both
+    one, other = masks_in_boxes(regions(), (8, 8), boxes).reshape(2, 8, 8)
+    assert other[2:7, 5:8].all() and not one[2:7, 5:8].any()
+    assert one[2:6, 0:3].all()
+
+
+def test_clusterings_vote() -> None:
+    coarse = torch.zeros(64, dtype=torch.long)  # all is one region
+    labels = torch.stack([regions(), coarse, regions()])
+    (mask,) = masks_in_boxes(labels, (8, 8), [(0.0, 0.125, 0.5, 0.875)])
+    assert torch.equal(mask, regions() == 1)
+
+
+def test_masks_may_be_finer_than_regions() -> None:
+    (mask,) = masks_in_boxes(regions(), (8, 8), [(0.0, 0.0, 0.3, 1.0)], (16, 16))
+    fine = mask.reshape(16, 16)
+    assert fine[5:11, :4].all() and not fine[:, 5:].any()  # cut at 0.3 of the width, between 4 and 5 of 16

@@ -11,7 +11,7 @@ from PIL import Image
 from concept_conductor import Layout
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.grounding import JudgeGrounder, Segment
-from concept_conductor.layouts.words import masks_of_words
+from concept_conductor.layouts.words import masks_of_words, masks_of_words_in_boxes
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.report import arrange
 
@@ -71,3 +71,38 @@ def test_the_judge_finds_what_was_drawn(classes: tuple[str, str]) -> None:
     for exact, mask in zip(drawn.masks or (), layout.masks or (), strict=True):
         exact, mask = np.asarray(exact) > 0, np.asarray(mask)
         assert (exact & mask).sum() / (exact | mask).sum() > 0.7
+
+
+def test_in_boxes_each_word_means_the_object_there() -> None:
+    boxes = [(40, 0, 60, 40), (0, 10, 20, 40)]
+    right, left = masks_of_words_in_boxes(PICTURE, ["a dog", "a dog"], boxes, Found(10, 50))
+    assert np.flatnonzero(right.any(0)).tolist() == [50]
+    assert np.flatnonzero(left.any(0)).tolist() == [10]
+    assert not left[:10].any() and left[10:, 10].all()  # cut to its box
+
+
+@pytest.mark.parametrize(
+    ("words", "boxes", "sentence"),
+    [
+        (["a dog", "a dog"], [(0, 0, 20, 40), (60, 0, 80, 40)], "box 2 holds no 'a dog' .found: 1 of 'a dog'"),
+        (["a cat"], [(0, 0, 20, 40)], "box 1 holds no 'a cat'"),
+        (["a dog"], [(0, 0, 20, 40), (60, 0, 80, 40)], "there are 1 words for 2 boxes"),
+        (["a dog"], [(0, 0, 90, 40)], "box 1 .* reaches out of the layout image"),
+    ],
+)
+def test_boxes_without_their_objects(
+    words: list[str], boxes: list[tuple[float, float, float, float]], sentence: str
+) -> None:
+    with pytest.raises(ConductorError, match=sentence):
+        masks_of_words_in_boxes(PICTURE, words, boxes, Found(10, 50))
+
+
+def test_the_judge_says_what_it_sees_instead_and_keeps_to_its_threshold() -> None:
+    drawn = arrange(CPU.world(), ("dog", "robot"), "grass", seed=3).layout
+    with pytest.raises(ConductorError, match=r"'a mug' is not found .*the judge sees a dog \(0.\d\d\) and a robot"):
+        masks_of_words(drawn.image, ["a mug"], JudgeGrounder())
+    with pytest.raises(ConductorError, match="'a dog' is not found .*; its threshold is 1;.*'threshold' in a recipe"):
+        masks_of_words(drawn.image, ["a dog"], JudgeGrounder(threshold=1.0))
+    with pytest.raises(ConductorError, match="the judge's threshold of grounding is 2; expected 0 to 1"):
+        JudgeGrounder(threshold=2)
+    assert JudgeGrounder(threshold=0.9).identity() != JudgeGrounder().identity()

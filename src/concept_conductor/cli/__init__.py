@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
@@ -127,6 +128,7 @@ def hide_loading_bars() -> None:
 
     Call it before anything imports diffusers, whose imports give advice already.
     """
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|huggingface_hub)\.")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

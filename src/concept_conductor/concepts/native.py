@@ -53,6 +53,10 @@ def read(file: WeightFile) -> Concept:
     placeholders = parsed_json(path, "placeholders", header.get("placeholders", ""))
     if not isinstance(placeholders, list) or not all(isinstance(name, str) for name in placeholders):
         raise ConceptFileError(f"{path} has damaged metadata: 'placeholders' is no list of names")
+    if len(set(placeholders)) != len(placeholders):
+        raise ConceptFileError(
+            f"{path} has damaged metadata: 'placeholders' has a name twice, which cannot mean two things"
+        )
 
     left = dict(file.content)
     encoders = header.get("text_encoders") or str(len({key.split(".")[1] for key in left if key.startswith("tokens.")}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Seen(NamedTuple):
     Attributes:
         layout: opened, or generated.
         masks: ``(h, w)`` each; exact ones at its picture's size, found ones on the latent grid.
-        names: of the concepts, or numbers.
+        names: of the concepts, else of cut-outs, else numbers.
     """
 
     layout: Layout
@@ -43,7 +44,7 @@ def look(recipe: Recipe) -> Seen:
     if opened is None:
         raise ConductorError(f"{recipe.source}: there is no layout to show; give the recipe a 'layout'")
     if isinstance(opened, Layout) and (masks := opened.exact_masks()) is not None:
-        return Seen(opened, masks, _names(concepts, len(masks)))
+        return Seen(opened, masks, _names(recipe, concepts, len(masks)))
     pipe = load_pipeline(locate_model(recipe.model, recipe.folder), recipe)
     recipe = as_used(recipe, pipe, concepts)
     layout = opened if isinstance(opened, Layout) else made_layout(recipe, opened, paths, pipe)[0]
@@ -54,9 +55,11 @@ def look(recipe: Recipe) -> Seen:
         assert recipe.width is not None and recipe.height is not None  # as_used filled them
         settings = settings_of(recipe, pipe.defaults)
         masks = list(initial_masks(pipe.backbone, layout, count, (recipe.width, recipe.height), settings).numpy())
-    return Seen(layout, masks, _names(concepts, len(masks)))
+    return Seen(layout, masks, _names(recipe, concepts, len(masks)))
 
 
-def _names(concepts: Sequence[ConceptPrompt], count: int) -> list[str]:
+def _names(recipe: Recipe, concepts: Sequence[ConceptPrompt], count: int) -> list[str]:
     known = [entry.concept.name for entry in concepts]
+    if not known and recipe.layout is not None and recipe.layout.collage is not None:
+        known = [Path(cutout.image).stem for cutout in recipe.layout.collage.cutouts if not cutout.scenery]
     return [known[index] if index < len(known) else str(index + 1) for index in range(count)]

@@ -29,6 +29,8 @@ from concept_conductor.tracing.views import PathView, StepView, Viewer
 from concept_conductor.unet.layers import cross_attention
 
 VERSION = 1
+WORD_SIDE = 128
+"""Of a word's heat map on the sheet of all."""
 
 
 @dataclass
@@ -159,8 +161,9 @@ def tracing(
 def heat_sheet(view: PathView) -> Image.Image:
     """All heat maps of a path, each with its word above."""
     captions = view.subject.captions
-    side = max(view.clean.size)
-    cells = [drawing.grid({caption: [drawing.heat_large(view, index)]}, side) for index, caption in enumerate(captions)]
+    cells = [
+        drawing.grid({caption: [drawing.heat_large(view, index)]}, WORD_SIDE) for index, caption in enumerate(captions)
+    ]
     return contact_sheet(cells, gap=0)
 
 
