@@ -12,7 +12,7 @@ from concept_conductor.memory.advice import GIB
 from concept_conductor.memory.blueprint import Blueprint
 from concept_conductor.memory.estimate import ed_lora
 from concept_conductor.scene import filled
-from concept_conductor.settings import Alignment, Refinement
+from concept_conductor.settings import Alignment, Injection, Refinement
 
 RUNS = (("sd15", 512), ("sd15", 768), ("sd21", 768), ("sdxl", 1024))
 CONCEPTS = (1, 2, 4)
@@ -30,8 +30,8 @@ def main() -> None:
     for family, side in RUNS:
         backbone = Blueprint.published(family).backbone(torch.float16)
         settings = filled(
-            backbone.defaults, alignment=Alignment(), refinement=Refinement(), steps=200, guidance_scale=7.5,
-            paths_per_forward=None,
+            backbone.defaults, alignment=Alignment(), injection=Injection(), refinement=Refinement(), steps=200,
+            guidance_scale=7.5, paths_per_forward=None,
         )  # fmt: skip
         for concepts in CONCEPTS:
             rehearsal = Rehearsal(backbone, settings, (side, side), [ed_lora(backbone)] * concepts)

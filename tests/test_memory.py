@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from concept_conductor.scene import filled
 from concept_conductor.settings import SamplingSettings
 from tests.conftest import TINY, TINY_XL
 
+ROOT = Path(__file__).parents[1]
 FOLDERS = {"sd15": TINY, "sdxl": TINY_XL}
 
 
@@ -254,6 +256,22 @@ class TestDoctor:
         assert status == 1 and "--family sd15, sd21, sdxl" in text
         status, text = self.run(tmp_path, away, capsys, "--family", "sd15")
         assert status == 0 and "SD1.5, 512x512 px, 0 concepts" in text
+
+
+@pytest.mark.slow
+def test_the_documented_table_is_what_the_estimates_print(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first row, by ``benchmarks/estimates.py`` itself."""
+    estimates = runpy.run_path(str(ROOT / "benchmarks" / "estimates.py"))
+    main_of_it = estimates["main"]
+    monkeypatch.setitem(main_of_it.__globals__, "RUNS", estimates["RUNS"][:1])
+    monkeypatch.setitem(main_of_it.__globals__, "CONCEPTS", estimates["CONCEPTS"][:1])
+    main_of_it()
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3
+    documented = (ROOT / "docs" / "memory.md").read_text().splitlines()
+    assert all(line in documented for line in printed)
 
 
 DOGS = (("chow_dog", "dog"), ("siberian_cat", "cat"))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +15,12 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark import Benchmark
+from concept_conductor.evaluation.evaluating import places_of
 from concept_conductor.evaluation.folder import ResultsFolder, check_sizes, read_manifest
 from concept_conductor.evaluation.jobs import Job, chosen_methods, plan
 from concept_conductor.evaluation.painting import Painter
 from concept_conductor.evaluation.running import LocalRunner, run
+from concept_conductor.images import load_image
 from concept_conductor.provenance import Provenance
 
 
@@ -136,3 +142,39 @@ def test_pictures_of_other_sizes(opened) -> None:
     Image.new("RGB", (32, 64)).save(folder.image(jobs[1].key))
     with pytest.raises(ConductorError, match="has 32x64 pixels, but the others have 64x64"):
         check_sizes(folder, jobs[:2])
+
+
+def test_places_come_from_masks_or_boxes(benchmark_file: Path, opened) -> None:
+    _, folder, jobs = opened
+    assert places_of(jobs[0], (64, 64)) == tuple(benchmark_file.with_name(f"mask{n}.png") for n in (1, 2))
+    text = benchmark_file.read_text()
+    width, height = load_image(benchmark_file.with_name("ref.png")).size
+    boxes = f"boxes: [[0, 0, {width // 2}, {height}], [{width // 2}, 0, {width}, {height}]]"
+    for places, known in ((boxes, ((0, 0, 0.5, 1), (0.5, 0, 1, 1))), ("points: [[20, 20], [90, 90]]", ())):
+        benchmark_file.write_text(text.replace("masks: [mask1.png, mask2.png]", places))
+        job = jobs_of(Benchmark.load(benchmark_file), folder)[0]
+        assert places_of(job, (64, 64)) == known
+    made = f"layout:\n  {boxes}\n  words: [dog, cat]\n  size: [{width}, {height}]\n"
+    benchmark_file.write_text(text[: text.index("layout:")] + made + text[text.index("seeds:") :])
+    assert places_of(jobs_of(Benchmark.load(benchmark_file), folder)[0], (64, 64)) == ((0, 0, 0.5, 1), (0.5, 0, 1, 1))
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_and_redoes_nothing(benchmark_file: Path, opened, tmp_path: Path) -> None:
+    benchmark, folder, jobs = opened
+    program = "import torch; torch.set_num_threads(1); from concept_conductor.cli import main; main()"
+    words = ["evaluate", str(benchmark_file), "--only-images", "--out", str(folder.path)]
+    with open(tmp_path / "err", "wb") as errors:
+        process = subprocess.Popen([sys.executable, "-c", program, *words], stdout=errors, stderr=errors)
+    deadline = time.monotonic() + 240
+    while not list(folder.path.glob("images/*.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "err").read_text()
+    finished = {job.key: folder.image(job.key).stat().st_mtime_ns for job in jobs if folder.record(job.key)}
+    assert 0 < len(finished) < len(jobs)
+    again = Counting()
+    run(folder, jobs, again, lambda job: None)
+    assert again.asked == [job.key for job in jobs if job.key not in finished]
+    assert {key: folder.image(key).stat().st_mtime_ns for key in finished} == finished
+    assert folder.write_manifest(benchmark, jobs, "finished")["jobs"] == {"asked": len(jobs), "finished": len(jobs)}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from concept_conductor.evaluation import plots
 from concept_conductor.evaluation.benchmark import Benchmark
 from concept_conductor.evaluation.evaluating import Evaluation
 from concept_conductor.evaluation.folder import ResultsFolder
@@ -107,3 +108,12 @@ def test_an_evaluation_from_pictures_to_the_page(benchmark_file: Path, tmp_path:
     assert len(data["pictures"][0]["masks"]) == 2
     assert set(data["references"]) == {"chow", "siberian"}
     assert not re.search(r"(src|href)=[\"']https?:", page)  # nothing is fetched from anywhere
+
+
+def test_axes_of_plots_can_be_compared() -> None:
+    values = np.array([[0.3, np.nan, np.nan]])
+    assert plots._limits(values, share=True, zero=False) == plots._limits(values + 0.5, share=True, zero=False)
+    low, high = plots._limits(values, share=False, zero=False)  # one prompt: no interval
+    assert (low, high) == (pytest.approx(0.2), pytest.approx(0.4))
+    low, high = plots._limits(np.array([[-0.4, -0.5, -0.1]]), share=True, zero=True)
+    assert low == pytest.approx(-high) and low < -0.5

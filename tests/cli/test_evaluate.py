@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from concept_conductor.cli import evaluate
+from concept_conductor.evaluation.benchmark import Benchmark
+from concept_conductor.evaluation.folder import ResultsFolder
 from concept_conductor.evaluation.running import LocalRunner
 from tests.benchmarks.conftest import benchmark_file
 
@@ -25,6 +28,9 @@ def test_pictures_alone_and_once(conductor, benchmark_file: Path) -> None:
     made = picture.stat().st_mtime_ns
     assert conductor(*words, "--methods", "full,no-injection").out == "2 pictures in 'here'\n"
     assert picture.stat().st_mtime_ns == made
+    more = conductor(*words, "--methods", "full,no-injection,no-alignment")
+    assert re.search(r"^3 of 3 pictures, \d+\.\d s each, 0:00:00 left: without alignment: ", more.err, re.MULTILINE)
+    conductor(*words, "--methods", "full,no-injection")
     manifest = json.loads(Path("here/manifest.json").read_text())
     assert (manifest["status"], manifest["jobs"]) == ("finished", {"asked": 2, "finished": 2})
 
@@ -44,6 +50,21 @@ def test_interrupted_it_keeps_what_is_done_and_says_so(
     assert json.loads(Path("here/manifest.json").read_text())["status"] == "interrupted"
 
 
+def test_the_pace_counts_only_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    pace = evaluate.Pace(100)
+    assert pace.line(1) is None  # what was found takes no time
+    pace.begin(40)
+    now = 20.0
+    assert pace.line(42) == "42 of 100 pictures, 10.0 s each, 0:09:40 left"
+    now = 45.0
+    assert pace.line(44) is None  # said half a minute ago
+    now = 60.0
+    assert pace.line(46) == "46 of 100 pictures, 10.0 s each, 0:09:00 left"
+    assert pace.line(100) is not None  # the last one always
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -51,6 +72,7 @@ def test_interrupted_it_keeps_what_is_done_and_says_so(
         (["--metrics", "beauty"], "there is no metric 'beauty'; expected some of "),
         (["--subset", "half"], "the benchmark 'tiny' has no subset 'half'; it has: one"),
         (["--ray", "127.0.0.1:1"], "no Ray cluster answers at '127.0.0.1:1'"),
+        (["--worker-cpus", "1"], "--worker-cpus is for workers on Ray; give --ray too"),
         (["--write", "copy.yaml"], "there is no shipped benchmark '"),
     ],
 )
@@ -59,6 +81,33 @@ def test_bad_input_is_one_sentence(conductor, benchmark_file: Path, words: list[
     assert outcome.status == 1
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("version: 1", "version: 2", "'here' holds results of tiny version 1 (format 1), but this is tiny version 2"),
+        ("class_words: dog", "weight: 1.0", "line 7: 'concepts.chow': the concept has no 'class_words'"),
+        (
+            "    references: [ref.png]\n  siberian",
+            "  siberian",
+            "line 7: 'concepts.chow': the concept has no 'references'",
+        ),
+        ("[ref.png]", "[gone.png]", "line 10: 'concepts.chow.references[0]': there is no file"),
+        ("file: chow_dog.pth", "file: gone.pth", "line 8: 'concepts.chow.file': there is no file"),
+        ("[full, no-alignment]", "[full, best]", "there is no method 'best'; expected some of full"),
+    ],
+)
+def test_bad_benchmarks_are_one_sentence(conductor, benchmark_file: Path, old: str, new: str, said: str) -> None:
+    ResultsFolder.open(Path("here"), Benchmark.load(benchmark_file))
+    text = benchmark_file.read_text()
+    assert old in text
+    benchmark_file.write_text(text.replace(old, new, 1))
+    outcome = conductor("evaluate", benchmark_file, "--out", "here")
+    assert outcome.status == 1
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not Path("here/images").exists()
 
 
 def test_a_shipped_benchmark_to_start_from(conductor) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from concept_conductor import Concept, ConceptConductorPipeline, rendering
 from concept_conductor.cli import generate
@@ -172,6 +173,25 @@ def for_sdxl(file: Path) -> None:
     ConceptFormat.mixofshow.save(two, file)
 
 
+def with_nan(file: Path) -> None:
+    content = torch.load(file, weights_only=True)
+    next(iter(content["params"]["unet"].values()))[0, 0] = torch.nan
+    torch.save(content, file)
+
+
+def long_header(file: Path) -> None:
+    """Safetensors that claim a header of 100 GB."""
+    file.write_bytes(struct.pack("<Q", 100 << 30) + b'{"a":1}' + b" " * 100)
+
+
+def of_two_families(file: Path) -> None:
+    state = {}
+    for place, width in ((0, 768), (1, 2048)):
+        layer = f"unet.up_blocks.1.attentions.{place}.transformer_blocks.0.attn2.to_k"
+        state |= {f"{layer}.lora_A.weight": torch.ones(2, width), f"{layer}.lora_B.weight": torch.ones(4, 2)}
+    save_file(state, file)
+
+
 def black(file: Path) -> None:
     Image.new("L", (64, 64)).save(file)
 
@@ -200,6 +220,9 @@ def bomb(file: Path) -> None:
             for_sdxl,
             "line 4: 'concepts[0].file': the concept 'chow_dog' is made for models with 2 text encoders",
         ),
+        ("chow_dog.pth", with_nan, "line 4: 'concepts[0]': chow_dog.pth has infinite or undefined numbers in"),
+        ("chow_dog.pth", long_header, "line 4: 'concepts[0]': chow_dog.pth is a damaged or truncated safetensors file"),
+        ("chow_dog.pth", of_two_families, "line 4: 'concepts[0]': the concept 'chow_dog' mixes families"),
         ("mask2.png", black, "line 12: 'layout.masks': mask 2 is empty at the latent resolution 16x16"),
         ("mask2.png", white, "line 12: 'layout.masks': mask 1 is wholly covered by later masks"),
         ("ref.png", truncated, "line 10: 'layout.image': 'ref.png' is damaged or incomplete"),
@@ -217,6 +240,34 @@ def test_bad_files_are_one_sentence_and_leave_nothing(
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert names(recipe.parent) == before  # nor has a pickle's code run
+
+
+def test_files_that_mean_different_things_by_one_placeholder(conductor, recipe: Path, quick) -> None:
+    for name in ("a", "b"):
+        save_file({"<mug>": torch.randn(2, 32)}, recipe.parent / f"{name}.safetensors")
+    recipe.write_text(recipe.read_text().replace("file: chow_dog.pth", "file: [a.safetensors, b.safetensors]"))
+    outcome = conductor("generate", recipe, "--json")
+    assert outcome.status == 1
+    assert "line 4: 'concepts[0]': two of the files have different vectors for the placeholder '<mug>'" in outcome.err
+    assert len(outcome.err.splitlines()) == 1 and not any(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("file: chow_dog.pth", "file: user/not-there"), "line 4: 'concepts[0].file': there is no concept file '"),
+        ((f"model: {TINY}", "model: user/not-there"), "the model 'user/not-there' could not be loaded"),
+    ],
+)  # fmt: skip
+def test_a_hub_out_of_reach(
+    conductor, recipe: Path, change: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    recipe.write_text(recipe.read_text().replace(*change))
+    outcome = conductor("generate", recipe, "--json")
+    assert outcome.status == 1
+    assert said in outcome.err and ("give its path" in outcome.err or "a diffusers folder" in outcome.err)
+    assert len(outcome.err.splitlines()) == 1 and not any(Path().iterdir())
 
 
 @pytest.fixture

@@ -48,6 +48,15 @@ def test_table_has_means_and_areas(conductor, words) -> None:
     assert "design" not in outcome.out
 
 
+def test_places_tell_who_stands_where(conductor, words) -> None:
+    words = [*words, "out/both.png", "--prompt", "x", "--no-cache", "--json"]
+    for places, share in ((("0,0,0.5,1", "0.5,0,1,1"), 1), (("0.5,0,1,1", "0,0,0.5,1"), 0)):
+        outcome = conductor(*words, "--place", places[0], "--place", places[1])
+        assert outcome.status == 0, outcome.err
+        (row,) = json.loads(outcome.out)
+        assert (row["design"], row["arrangement"], row["design_in_place"]) == (1, share, share)
+
+
 def test_prompt_comes_from_the_recipe_inside(conductor, words) -> None:
     assert conductor(*words, "out/both.png", "--metrics", "omission").status == 0
     outcome = conductor(*words, "out/mug.png", "--metrics", "omission")
@@ -62,6 +71,9 @@ def test_prompt_comes_from_the_recipe_inside(conductor, words) -> None:
         (["--references", "a cat=gone"], "no picture or folder 'gone' of 'a cat'"),
         (["--references", "a cat=."], "'.' holds no pictures"),
         (["gone.png"], "no picture 'gone.png'"),
+        (["--place", "left"], "'left' is no place; expected a mask that is there, or left,top,right,bottom"),
+        (["--place", "0,0,2,1"], "the place 0,0,2,1 is none"),
+        (["--place", "0,0,0.5,1"], "1 places are given for the 2 concepts"),
         (["--device", "tpu9"], "no device 'tpu9'"),
         (["--checkpoint", "clip"], "'clip' is no measuring model"),
         (["--checkpoint", "clap=x"], "no measuring model 'clap' to choose; expected grounding_dino"),

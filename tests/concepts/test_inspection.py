@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from concept_conductor.concepts.conversion import ConceptFormat
 from concept_conductor.concepts.inspection import inspect
 from concept_conductor.errors import ConceptFileError
 from tests.concepts.conftest import DIM, concept
+from tests.concepts.test_formats import same
 from tests.conftest import TINY
 
 
@@ -65,6 +67,31 @@ def test_the_command_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert conductor("concept", "convert", tmp_path / "x", tmp_path / "y.bin") == 1
     assert "--format" in capsys.readouterr().err
     assert not (tmp_path / "y.bin").exists()
+
+
+@pytest.mark.parametrize("format", list(ConceptFormat))
+def test_every_format_round_trips_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: ConceptFormat
+) -> None:
+    """Into the format and back into ours: the same tensors; the report of each file counts them all."""
+    kinds = {"ours": "Concept Conductor (safetensors)", "mixofshow": "ED-LoRA (Mix-of-Show .pth)"}
+    kinds |= {"kohya": "kohya-ss LoRA", "diffusers": "diffusers LoRA"}
+    start = load_concept(TINY / "chow_dog.pth")
+    if format in (ConceptFormat.kohya, ConceptFormat.diffusers):  # which hold no tokens
+        start = replace(start, tokens=({},))
+    first, there, back = start.save(tmp_path / "first.safetensors"), tmp_path / "there", tmp_path / "back.safetensors"
+    assert conductor("concept", "convert", first, there, "--format", format.value) == 0
+    assert conductor("concept", "convert", there, back) == 0
+    capsys.readouterr()
+    reports = []
+    for file in (first, there, back):
+        assert conductor("concept", "inspect", file, "--json") == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[1]["kind"] == kinds[format.value]
+    for report in reports:
+        for key in ("family", "phrase", "tokens", "weights", "tensors", "parameters", "dtypes", "problem"):
+            assert report[key] == reports[0][key], key
+    assert same(load_concept(back), start)
 
 
 def test_conversion_says_what_a_format_cannot_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from concept_conductor import ConceptConductorPipeline, ConceptPrompt, Conductor
 from concept_conductor.concepts import Concept, load_concept
 from concept_conductor.errors import ConceptFileError, FamilyError
 from concept_conductor.prompts import tokenize
-from tests.conftest import TINY
+from tests.conftest import TINY, TINY_XL
 
 DIM = 32
 
@@ -76,6 +76,44 @@ def test_the_text_is_encoded_as_by_diffusers(
     for ours, theirs in zip(texts, (expected, negative), strict=True):
         assert ours.texts.shape == (1, 1, 16, *theirs.shape[1:])
         assert (ours.texts[0, 0] - theirs).abs().max() <= 1e-5
+
+
+def learned(encoder: nn.Module, tokenizer: Any, names: list[str]) -> Tensor:
+    """Rows of an embedding that transformers has made for new tokens, as a training would leave them."""
+    tokenizer.add_tokens(names)
+    encoder.resize_token_embeddings(len(tokenizer))
+    table = encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        for name in names:
+            table[tokenizer.convert_tokens_to_ids(name)] = torch.randn(table.shape[1]) * 0.05
+    return table[tokenizer.convert_tokens_to_ids(names)].detach().clone()
+
+
+@pytest.mark.parametrize("layout", ["clip_l and clip_g", "two files"])
+def test_sdxl_is_encoded_as_by_transformers_own_embeddings(
+    tmp_path: Path, tiny_xl: ConceptConductorPipeline, layout: str
+) -> None:
+    """Two tokens learned in both text encoders; the trained pipeline itself says what the text means."""
+    torch.manual_seed(0)
+    trained = StableDiffusionXLPipeline.from_pretrained(TINY_XL, add_watermarker=False)
+    names = ["<mug>", "<mug>_1"]
+    rows = [
+        learned(trained.text_encoder, trained.tokenizer, names),
+        learned(trained.text_encoder_2, trained.tokenizer_2, names),
+    ]
+    if layout == "two files":
+        save_file({"<mug>": rows[0]}, tmp_path / "learned_embeds.safetensors")
+        save_file({"<mug>": rows[1]}, tmp_path / "learned_embeds_2.safetensors")
+        concept = load_concept(tmp_path)
+    else:
+        save_file(dict(zip(("clip_l", "clip_g"), rows)), tmp_path / "<mug>.safetensors")
+        concept = load_concept(tmp_path / "<mug>.safetensors")
+    assert concept.positions == {"<mug>": 2} and concept.family == "sdxl"
+    expected, _, pooled, _ = trained.encode_prompt("A <mug> on the beach.", device="cpu")  # knows of <mug>_1
+    (text,) = tiny_xl.backbone.encode_concept_prompts(concept, 1.0, ["A <mug> on the beach."])
+    assert text.pooled is not None
+    assert (text.texts[0, 0] - expected).abs().max() <= 1e-5
+    assert (text.pooled[0, 0] - pooled).abs().max() <= 1e-5
 
 
 def test_notes_of_the_training_are_kept(tmp_path: Path, vectors: Tensor) -> None:

@@ -109,6 +109,27 @@ def test_grounded_sam_finds_the_same_for_a_word_alone_or_among_others(grounder, 
             assert (one.mask != other.mask).mean() < 1e-3
 
 
+def test_grounded_sam_finds_the_same_in_a_picture_alone_or_among_others(grounder, picture, monkeypatch) -> None:
+    pictures = [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), picture.resize((60, 80)), picture]
+    words = [["a dog", "a cat"], ["red mug"], ["a dog"], []]
+    forwards = []
+    model = grounder._detector[1]
+    hook = model.register_forward_hook(lambda *call: forwards.append(len(call[2].logits)))
+    try:
+        together = grounder.find_all(pictures, words)
+    finally:
+        hook.remove()
+    assert forwards == [3, 1]  # pictures of one size at once
+    for image, own, found in zip(pictures, words, together):
+        for one, other in zip(grounder.find(image, own), found, strict=True):
+            assert len(one) == len(other) > 0
+            for alone, among in zip(one, other):
+                assert alone.words == among.words and alone.mask.shape == image.size[::-1]
+                assert alone.box == pytest.approx(among.box, abs=1e-3)
+                assert alone.score == pytest.approx(among.score, abs=1e-5)
+                assert (alone.mask != among.mask).mean() < 1e-3
+
+
 def test_grounded_sam_is_what_transformers_pipeline_of_processors_finds(grounder, picture, tiny_detector) -> None:
     from transformers import AutoModelForZeroShotObjectDetection, AutoTokenizer, GroundingDinoProcessor
 

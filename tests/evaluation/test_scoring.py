@@ -123,6 +123,29 @@ def test_the_published_kinds_of_models_run(item, real) -> None:
     assert counts == {"dog": len(found[0]) - 1, "mug": len(found[1]) - 1}
 
 
+def test_pictures_scored_together_have_the_numbers_they_have_alone(item, real, monkeypatch) -> None:
+    dogs = ["dog-noto", "dog-emojione"]
+    items = [
+        item(["dog/noto", "mug/noto"], ["dog-noto", "mug-noto"], "a dog on the left."),
+        item(["dog/emojione"], dogs, "a dog and a red dog"),
+        item(["mug/noto"], ["mug-noto"], "a mug"),
+    ]
+    names = [name for name in default_metrics(real) if name != "image_reward"]
+    batches = []
+    embed = type(real.clip).embed
+    monkeypatch.setattr(
+        type(real.clip), "embed", lambda self, images: batches.append(len(images)) or embed(self, images)
+    )
+    together = score_images(items, names, real, None)
+    assert max(batches) > 3  # the segments of all pictures at once
+    for one, row in zip(items, together):
+        (alone,) = score_images([one], names, real, None)
+        assert alone.keys() == row.keys()
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert value == pytest.approx(alone[name], abs=1e-4), name
+
+
 def test_numbers_are_kept_until_what_they_depend_on_changes(item, mini, tmp_path, monkeypatch, caplog) -> None:
     found: list[Path] = []
     plain = JudgeGrounder.find

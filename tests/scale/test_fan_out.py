@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -16,7 +17,7 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark import Benchmark
 from concept_conductor.evaluation.jobs import Job, chosen_methods, plan
 from concept_conductor.evaluation.running import LocalRunner
-from concept_conductor.scale.cluster import reach
+from concept_conductor.scale.cluster import connected, reach, shares
 from concept_conductor.scale.fan_out import RayRunner
 from concept_conductor.scale.worker import Worker, packed
 
@@ -102,6 +103,42 @@ def test_no_cluster_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ConductorError, match=r"reached at 'auto' \(Could not find any running Ray instance\); start one"
     ):
         reach("auto")
+
+
+def test_an_address_of_ray_client_without_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(**options: object) -> None:
+        raise ModuleNotFoundError("No module named 'grpc'", name="grpc")
+
+    monkeypatch.setattr(ray, "init", without)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"ray://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConductorError, match=f"'{address}' needs grpc; pip install 'concept-conductor.ray.'"):
+            with connected(address):
+                pass
+
+
+def test_ray_does_not_start_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(**options: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(
+        ConductorError, match=r"not be started on this machine \(The current node timed out during startup\); try again"
+    ):
+        with connected("local"):
+            pass
+
+
+def test_shares_of_a_cluster() -> None:
+    def cluster(*nodes: dict[str, float]) -> SimpleNamespace:
+        return SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])
+
+    assert shares(cluster({"CPU": 5.0}, {"CPU": 4.0})) == (4, {"num_cpus": 2})
+    assert shares(cluster({"CPU": 5.0}, {"CPU": 4.0}), 1) == (9, {"num_cpus": 1})
+    assert shares(cluster({"CPU": 1.0})) == (1, {"num_cpus": 1})
+    assert shares(cluster({"CPU": 64.0, "GPU": 8.0}), 4) == (8, {"num_gpus": 1, "num_cpus": 1})
+    with pytest.raises(ConductorError, match="has neither CPUs nor GPUs to work on"):
+        shares(cluster({"memory": 1.0}))
 
 
 def test_folders_travel_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +44,9 @@ def evaluate(
         str | None,
         typer.Option(help="Make the pictures on a Ray cluster: HOST:PORT, auto or local.", metavar="ADDRESS"),
     ] = None,
+    worker_cpus: Annotated[
+        int | None, typer.Option(help="With --ray: CPUs for each worker where there is no GPU. [2]", min=1, max=1024)
+    ] = None,
     only_images: Annotated[bool, typer.Option("--only-images", help="Leave scoring to another time.")] = False,
     write: Annotated[
         Path | None, typer.Option(help="Write the benchmark to this file, to start your own from, and stop.")
@@ -63,7 +70,7 @@ def evaluate(
     from concept_conductor.evaluation.jobs import chosen_methods, plan
     from concept_conductor.evaluation.table import import_pandas
 
-    runner = runner_for(ray)
+    runner = runner_for(ray) if worker_cpus is None else ray_runner(ray, worker_cpus)
     wanted = chosen_methods(chosen, listed(methods))
     measured = checked_metrics(listed(metrics) or chosen.metrics)
     if not only_images:
@@ -114,12 +121,21 @@ def runner_for(address: str | None) -> Runner:
     """Who makes the pictures; a cluster that does not answer is said at once."""
     from concept_conductor.evaluation.running import LocalRunner
 
+    return LocalRunner() if address is None else ray_runner(address)
+
+
+def ray_runner(address: str | None, *cpus: int) -> Runner:
+    """A Ray cluster, with so many CPUs for each worker.
+
+    Raises:
+        ConductorError: there is none.
+    """
     if address is None:
-        return LocalRunner()
+        raise ConductorError("--worker-cpus is for workers on Ray; give --ray too, such as --ray local")
     from concept_conductor.scale.cluster import reach
     from concept_conductor.scale.fan_out import RayRunner
 
-    return RayRunner(reach(address))
+    return RayRunner(reach(address), *cpus)
 
 
 def make_pictures(benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], runner: Runner) -> None:
@@ -130,17 +146,19 @@ def make_pictures(benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Jo
     status = "failed"
     try:
         with progress_bar() as bar:
-            task = bar.add_task("looking what is there", total=len(jobs))
+            task, pace = bar.add_task("looking what is there", total=len(jobs)), Pace(len(jobs))
 
             def on_done(job: Job) -> None:
                 done.append(job)
                 bar.update(task, completed=len(done), description=job.group.method.title)
+                if (line := pace.line(len(done))) is not None and not bar.console.is_terminal:
+                    typer.echo(f"{line}: {job.title}", err=True)
 
             def on_step(job: Job, report: StepReport) -> None:
                 what = "inverting the layout of" if report.preview is None else f"step {report.step}/{report.steps} of"
                 bar.update(task, description=f"{what} {job.group.scene.combination}, {job.group.method.title}")
 
-            run(folder, jobs, runner, on_done, on_step)
+            run(folder, jobs, runner, on_done, on_step, pace.begin)
         status = "finished"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -173,6 +191,36 @@ def score_pictures(
     titles = {job.group.method.name: job.group.method.title for job in jobs}
     typer.echo(markdown(summary(results), titles))
     typer.echo(f"{written[-1]}")
+
+
+@dataclass
+class Pace:
+    """How fast pictures are made, in a line now and then, for logs that show no bar.
+
+    Attributes:
+        total: pictures.
+        every: seconds between two lines.
+    """
+
+    total: int
+    every: float = 30.0
+    _found: int = 0
+    _start: float | None = None
+    _said: float = -math.inf
+
+    def begin(self, found: int) -> None:
+        """``found`` pictures are there, the others are made from now on."""
+        self._found, self._start = found, time.monotonic()
+
+    def line(self, done: int) -> str | None:
+        """How far it is and how long it takes still; None while it is too early to say so again."""
+        now = time.monotonic()
+        if self._start is None or (now - self._said < self.every and done < self.total):
+            return None
+        self._said = now
+        each = (now - self._start) / (done - self._found)
+        left = timedelta(seconds=round(each * (self.total - done)))
+        return f"{done} of {self.total} pictures, {each:.1f} s each, {left} left"
 
 
 def progress_bar() -> Progress:

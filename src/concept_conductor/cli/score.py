@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from concept_conductor.evaluation.checkpoints import Checkpoint
+    from concept_conductor.evaluation.places import Place
     from concept_conductor.evaluation.scoring import Item, Row, Subject
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
@@ -30,6 +31,15 @@ def score(
             help="A concept that they should show, as often as there are concepts: its class words and a picture or "
             "folder of pictures of it, and a name where that is not the folder's.",
             metavar="[NAME=]CLASS WORDS=PATH",
+        ),
+    ] = None,
+    places: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--place",
+            help="Where a concept belongs, as often as there are concepts and in their order: a mask, white inside, or "
+            "left,top,right,bottom as fractions of the sides.",
+            metavar="MASK or X0,Y0,X1,Y1",
         ),
     ] = None,
     metrics: Annotated[
@@ -64,11 +74,13 @@ def score(
     if named is not None:
         find_metrics(named)
     concepts = tuple(_concept(text) for text in references or ())
-    items = [_item(file, prompt, concepts) for file in _pictures(images)]
+    belong = tuple(_place(text) for text in places or ())
+    items = [_item(file, prompt, concepts, belong) for file in _pictures(images)]
     instruments = Instruments.for_model(model, device, checkpoints=dict(_checkpoint(text) for text in checkpoint or ()))
     if named is None:
         chosen = find_metrics(default_metrics(instruments))
-        named = [metric.name for metric in chosen if concepts or not metric.needs_concepts] or ["clip_t"]
+        fitting = [metric for metric in chosen if concepts or not metric.needs_concepts]
+        named = [metric.name for metric in fitting if belong or metric.name != "arrangement"] or ["clip_t"]
     if not no_cache and cache is None:
         from concept_conductor.inversion import default_cache_folder
 
@@ -113,6 +125,23 @@ def _concept(text: str) -> Subject:
     return Subject(name[0].strip() if name else path.stem, words.strip(), tuple(_pictures([path])))
 
 
+def _place(text: str) -> Place:
+    """A mask's file, or ``LEFT,TOP,RIGHT,BOTTOM``."""
+    from concept_conductor.errors import ConductorError
+
+    if Path(text).is_file():
+        return Path(text)
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConductorError(
+            f"'{text}' is no place; expected a mask that is there, or left,top,right,bottom such as 0,0.2,0.5,1"
+        ) from None
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ConductorError(f"the place {text} is none; expected fractions with 0 <= left < right <= 1, and so down")
+    return left, top, right, bottom
+
+
 def _checkpoint(text: str) -> tuple[str, Checkpoint]:
     """``NAME=FOLDER`` or ``NAME=ID[@REVISION]``."""
     from concept_conductor.errors import ConductorError
@@ -125,7 +154,7 @@ def _checkpoint(text: str) -> tuple[str, Checkpoint]:
     return name, Checkpoint(place) if Path(place).exists() else Checkpoint(identifier, revision or None)
 
 
-def _item(file: Path, prompt: str | None, concepts: tuple[Subject, ...]) -> Item:
+def _item(file: Path, prompt: str | None, concepts: tuple[Subject, ...], places: tuple[Place, ...]) -> Item:
     from concept_conductor.errors import ConductorError
     from concept_conductor.evaluation.scoring import Item
     from concept_conductor.images import read_recipe
@@ -135,7 +164,7 @@ def _item(file: Path, prompt: str | None, concepts: tuple[Subject, ...]) -> Item
             prompt = str(json.loads(read_recipe(file))["prompt"])
         except (ConductorError, ValueError, KeyError, TypeError) as error:
             raise ConductorError(f"'{file}' carries no recipe that says its prompt; give --prompt") from error
-    return Item(file, prompt, concepts)
+    return Item(file, prompt, concepts, places)
 
 
 def _unfolded(row: Row) -> dict[str, object]:

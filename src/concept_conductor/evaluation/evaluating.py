@@ -13,10 +13,12 @@ from concept_conductor.evaluation.drawings import references_of
 from concept_conductor.evaluation.folder import ResultsFolder, check_sizes
 from concept_conductor.evaluation.jobs import Job
 from concept_conductor.evaluation.page import write_page
+from concept_conductor.evaluation.places import Place
 from concept_conductor.evaluation.plots import draw
 from concept_conductor.evaluation.scoring import Instruments, Item, Subject, default_metrics, score_images
 from concept_conductor.evaluation.table import frame, import_pandas, summary, write_results, write_summary
 from concept_conductor.files import written_whole
+from concept_conductor.images import load_image
 from concept_conductor.provenance import locate_model
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Evaluation:
                 self.folder.image(job.key),
                 job.group.scene.text,
                 tuple(subjects[name] for name in job.group.scene.concepts),
+                places_of(job, load_image(self.folder.image(job.key)).size),
             )
             for job in self.jobs
         ]
@@ -101,3 +104,22 @@ class Evaluation:
         about["image"] = self.folder.image(job.key).relative_to(self.folder.path).as_posix()
         costs = {name: record[name] for name in ("seconds", "peak_memory_bytes")}
         return {**about, **costs, **{name: value for name, value in scores.items() if name != "image"}}
+
+
+def places_of(job: Job, size: tuple[int, int]) -> tuple[Place, ...]:
+    """Where the job's layout wants its concepts; empty where neither masks nor boxes say so.
+
+    Args:
+        job: of any method.
+        size: width and height of its picture.
+    """
+    layout, paths = job.group.recipe.layout, job.group.paths
+    if layout is None:
+        return ()
+    if layout.boxes is not None:
+        picture = paths.get(("layout", "image"))
+        width, height = load_image(picture).size if picture is not None else layout.size or size
+        return tuple(
+            (left / width, top / height, right / width, bottom / height) for left, top, right, bottom in layout.boxes
+        )
+    return tuple(paths["layout", "masks", number] for number in range(len(layout.masks or ())))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,124 +20,37 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.checkpoints import Checkpoint, best_device, pillow_processor, precision
-from concept_conductor.inversion import content_hash
+from concept_conductor.evaluation.judge_grounder import JudgeGrounder
+from concept_conductor.evaluation.segments import Explaining, Grounder, Segment, checked_threshold
 from concept_conductor.mini import JUDGE_FILE
-from concept_conductor.mini.judge import Finding, Judge
+from concept_conductor.mini.judge import Judge
+
+__all__ = [
+    "GROUNDING_DINO",
+    "SAM",
+    "Explaining",
+    "GroundedSam",
+    "Grounder",
+    "JudgeGrounder",
+    "Segment",
+    "caption",
+    "default_grounder",
+    "suppress",
+]
 
 GROUNDING_DINO = Checkpoint("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71")
 SAM = Checkpoint("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67")
 
-WORDS_PER_FORWARD = 4
-"""How many words are looked for in one forward of Grounding DINO."""
+PAIRS_PER_FORWARD = 4
+"""In how many pairs of picture and words Grounding DINO looks in one forward."""
+PICTURES_PER_FORWARD = 4
+"""How many pictures SAM encodes in one forward."""
 
 
-class Segment(NamedTuple):
-    """One object that was found.
-
-    Attributes:
-        words: what was looked for.
-        score: 0..1, how sure the detector is.
-        box: x0, y0, x1, y1 in pixels of the image.
-        mask: bool ``(h, w)`` of the image's size; never empty.
-    """
-
-    words: str
-    score: float
-    box: tuple[float, float, float, float]
-    mask: NDArray[np.bool_]
-
-
-class Grounder(Protocol):
-    """Finds what words name."""
-
-    def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
-        """For each of ``words`` its segments in ``image``, best first, no two of them the same object.
-
-        Raises:
-            ConductorError: words that cannot be looked for.
-        """
-        ...
-
-    def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
-        """The mask ``(h, w)`` of what is under each of ``points`` ``(x, y)`` in pixels of ``image``; empty for none."""
-        ...
-
-    def identity(self) -> str:
-        """What tells this instrument's results from another's in a cache."""
-        ...
-
-
-@runtime_checkable
-class Explaining(Protocol):
-    """A grounder that can say what it sees where it does not find what it should."""
-
-    def instead(self, image: Image.Image, words: str) -> str:
-        """What there is instead of ``words``, as a part of a sentence."""
-        ...
-
-
-class JudgeGrounder:
-    """The embedded model's judge: knows the classes of the sticker world, and no others.
-
-    Args:
-        judge: None for the one that is shipped.
-        threshold: least score of an object, 0..1; the judge itself finds none below a half.
-    """
-
-    def __init__(self, judge: Judge | None = None, *, threshold: float = 0.0) -> None:
-        self.judge = judge or Judge.load()
-        self.threshold = checked_threshold("judge's", threshold)
-        self.classes = list(dict.fromkeys(design.split("/")[0] for design in self.judge.designs))
-
-    def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
-        """See :meth:`Grounder.find`; each of ``words`` must hold one class ("a dog", "dog on the left", "two dogs")."""
-        classes = [self.class_of(text) for text in words]
-        findings = [finding for finding in self.judge.find(image) if finding.score >= self.threshold]
-        return [
-            sorted(
-                (_segment(text, finding, image.size) for finding in findings if finding.class_name == name),
-                key=lambda segment: -segment.score,
-            )
-            for text, name in zip(words, classes)
-        ]
-
-    def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
-        """See :meth:`Grounder.under`; of the classes that the judge knows."""
-        masks = [_segment("", finding, image.size).mask for finding in self.judge.find(image)]
-        nothing = np.zeros(image.size[::-1], dtype=bool)
-        return [next((mask for mask in masks if mask[int(y), int(x)]), nothing) for x, y in points]
-
-    def class_of(self, words: str) -> str:
-        """The class that ``words`` hold.
-
-        Raises:
-            ConductorError: they hold none that is known, or several.
-        """
-        singular = {spelling: name for name in self.classes for spelling in (name, f"{name}s", f"{name}es")}
-        held = list(dict.fromkeys(singular[word] for word in re.findall(r"\w+", words.lower()) if word in singular))
-        if len(held) != 1:
-            raise ConductorError(
-                f"the words '{words}' name {'several' if held else 'none'} of the classes that the embedded judge "
-                f"knows; expected exactly one of {', '.join(self.classes)}"
-            )
-        return held[0]
-
-    def instead(self, image: Image.Image, words: str) -> str:
-        """See :meth:`Explaining.instead`."""
-        seen = [f"a {finding.class_name} ({finding.score:.2f})" for finding in self.judge.find(image)]
-        return f"the judge sees {' and '.join(seen) or 'nothing that it knows'}; its threshold is {self.threshold:g}"
-
-    def identity(self) -> str:
-        """A hash of the judge's weights."""
-        return f"judge {content_hash(self.judge.network.state_dict())[:16]} {self.threshold or ''}".strip()
-
-
-def _segment(words: str, finding: Finding, size: tuple[int, int]) -> Segment:
-    width, height = size
-    mask = Image.fromarray(finding.mask).resize(size, Image.Resampling.NEAREST)
-    left, top, right, bottom = finding.box
-    box = (left * width, top * height, right * width, bottom * height)
-    return Segment(words, finding.score, box, np.asarray(mask, dtype=bool))
+#: The index of a picture, and a caption to look for in it.
+Pair = tuple[int, str]
+#: Boxes ``(n, 4)`` in pixels, surest first, and their scores ``(n,)``.
+Boxes = tuple[torch.Tensor, torch.Tensor]
 
 
 class GroundedSam:
@@ -176,28 +89,40 @@ class GroundedSam:
 
     def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
         """See :meth:`Grounder.find`; words in plain English ("a dog"), in any case, with or without a full stop."""
-        image = image.convert("RGB")
-        texts = [caption(text) for text in words]
-        distinct = list(dict.fromkeys(texts))
-        detected = dict(zip(distinct, self._boxes(image, distinct)))
-        boxes = torch.cat([detected[text][0] for text in distinct]) if distinct else torch.zeros(0, 4)
-        masks = iter(self._masks(image, boxes))
+        return self.find_all([image], [words])[0]
+
+    def find_all(self, images: Sequence[Image.Image], words: Sequence[Sequence[str]]) -> list[list[list[Segment]]]:
+        """See :meth:`Grounder.find_all`; pictures of one size share forwards of the detector."""
+        pictures = [image.convert("RGB") for image in images]
+        captions = [[caption(text) for text in own] for own in words]
+        pairs = [(index, text) for index, own in enumerate(captions) for text in dict.fromkeys(own)]
+        detected = self._boxes(pictures, pairs)
+        boxes = [
+            torch.cat([torch.zeros(0, 4), *(detected[pair][0] for pair in pairs if pair[0] == index)])
+            for index in range(len(pictures))
+        ]
+        masks = [iter(own) for own in self._masks(pictures, boxes)]
         found = {
-            text: [
+            pair: [
                 (score, (x0, y0, x1, y1), mask)
-                for (x0, y0, x1, y1), score, mask in zip(detected[text][0].tolist(), detected[text][1].tolist(), masks)
+                for (x0, y0, x1, y1), score, mask in zip(*(part.tolist() for part in detected[pair]), masks[pair[0]])
                 if mask.any()
             ]
-            for text in distinct
+            for pair in pairs
         }
-        return [[Segment(given, *parts) for parts in found[text]] for given, text in zip(words, texts)]
+        return [
+            [[Segment(given, *parts) for parts in found[index, text]] for given, text in zip(own, captions[index])]
+            for index, own in enumerate(words)
+        ]
 
     @torch.inference_mode()
     def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
         """See :meth:`Grounder.under`; of SAM's three readings (a subpart, a part, the whole) the surest."""
         if not points:
             return []
-        masks, ious = self._segmented(image, multimask_output=True, input_points=[[[list(point)] for point in points]])
+        picture = image.convert("RGB")
+        given = [[[list(point)] for point in points]]
+        masks, ious = self._segmented(picture, self._encoded([picture])[0], True, input_points=given)
         return [mask[int(best)].numpy() for mask, best in zip(masks, ious.argmax(1))]
 
     def instead(self, image: Image.Image, words: str) -> str:
@@ -205,7 +130,7 @@ class GroundedSam:
         text = caption(words)
         lower = copy(self)  # shares the models, which are loaded by now
         lower.box_threshold, lower.text_threshold = 0.0, 0.0
-        ((_, scores),) = lower._boxes(image.convert("RGB"), [text])
+        ((_, scores),) = lower._boxes([image.convert("RGB")], [(0, text)]).values()
         best = f"the best candidate scores {float(scores[0]):.2f}" if len(scores) else "there is no candidate"
         return f"{best}, where the threshold is {self.box_threshold:g}"
 
@@ -215,20 +140,26 @@ class GroundedSam:
         return f"{self.detector.identity()} {self.segmenter.identity()} {thresholds}"
 
     @torch.inference_mode()
-    def _boxes(self, image: Image.Image, texts: Sequence[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each text its boxes ``(n, 4)`` in pixels inside the image and scores ``(n,)``, surest first."""
-        results: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for start in range(0, len(texts), WORDS_PER_FORWARD):
-            results.extend(self._detect(image, texts[start : start + WORDS_PER_FORWARD]))
-        return results
+    def _boxes(self, images: Sequence[Image.Image], pairs: Sequence[Pair]) -> dict[Pair, Boxes]:
+        """For each pair of picture and text its boxes in pixels inside the picture, surest first, and their scores."""
+        found: dict[Pair, Boxes] = {}
+        for size in dict.fromkeys(images[index].size for index, _ in pairs):
+            alike = [pair for pair in pairs if images[pair[0]].size == size]
+            for start in range(0, len(alike), PAIRS_PER_FORWARD):
+                chunk = alike[start : start + PAIRS_PER_FORWARD]
+                found |= zip(chunk, self._detect(images, chunk))
+        return found
 
-    def _detect(self, image: Image.Image, texts: Sequence[str]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _detect(self, images: Sequence[Image.Image], pairs: Sequence[Pair]) -> Iterator[Boxes]:
         processor, model = self._detector
-        pixels = processor.image_processor(images=[image], return_tensors="pt").to(self.device)
-        tokens = processor.tokenizer(list(texts), padding=True, return_tensors="pt").to(self.device)
+        shown = list(dict.fromkeys(index for index, _ in pairs))
+        rows = [shown.index(index) for index, _ in pairs]
+        size = images[shown[0]].size
+        pixels = processor.image_processor(images=[images[index] for index in shown], return_tensors="pt")
+        tokens = processor.tokenizer([text for _, text in pairs], padding=True, return_tensors="pt").to(self.device)
         outputs = model(
-            pixel_values=pixels["pixel_values"].to(model.dtype).expand(len(texts), -1, -1, -1),
-            pixel_mask=pixels["pixel_mask"].expand(len(texts), -1, -1),
+            pixel_values=pixels["pixel_values"][rows].to(self.device, model.dtype),
+            pixel_mask=pixels["pixel_mask"][rows].to(self.device),
             **tokens,
         )
         outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
@@ -237,11 +168,11 @@ class GroundedSam:
             tokens["input_ids"],
             threshold=self.box_threshold,
             text_threshold=self.text_threshold,
-            target_sizes=[image.size[::-1]] * len(texts),
+            target_sizes=[size[::-1]] * len(pairs),
         )
         for detection in detections:
             boxes, scores = detection["boxes"].cpu(), detection["scores"].cpu()
-            boxes = torch.minimum(boxes.clamp(min=0), torch.tensor(image.size * 2))
+            boxes = torch.minimum(boxes.clamp(min=0), torch.tensor(size * 2))
             phrased = torch.tensor([bool(text.strip(" .")) for text in detection["text_labels"]], dtype=torch.bool)
             real = phrased & (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
             boxes, scores = boxes[real], scores[real]
@@ -249,21 +180,32 @@ class GroundedSam:
             yield boxes[kept], scores[kept]
 
     @torch.inference_mode()
-    def _masks(self, image: Image.Image, boxes: torch.Tensor) -> list[NDArray[np.bool_]]:
-        """A mask ``(h, w)`` for each of ``boxes`` ``(n, 4)``."""
-        if not len(boxes):
-            return []
-        masks, _ = self._segmented(image, multimask_output=False, input_boxes=[boxes.tolist()])
-        return [mask.numpy() for mask in masks[:, 0]]
+    def _masks(self, images: Sequence[Image.Image], boxes: Sequence[torch.Tensor]) -> list[list[NDArray[np.bool_]]]:
+        """For each picture a mask ``(h, w)`` for each of its boxes ``(n, 4)``."""
+        found: list[list[NDArray[np.bool_]]] = [[] for _ in images]
+        boxed = [index for index, own in enumerate(boxes) if len(own)]
+        for start in range(0, len(boxed), PICTURES_PER_FORWARD):
+            chunk = boxed[start : start + PICTURES_PER_FORWARD]
+            encoded = self._encoded([images[index] for index in chunk])
+            for index, embedding in zip(chunk, encoded):
+                masks, _ = self._segmented(images[index], embedding, False, input_boxes=[boxes[index].tolist()])
+                found[index] = [mask.numpy() for mask in masks[:, 0]]
+        return found
+
+    def _encoded(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """SAM's view of several pictures, ``(n, channels, h, w)``."""
+        processor, model = self._segmenter
+        pixels = torch.cat([processor(images=image, return_tensors="pt")["pixel_values"] for image in images])
+        return model.get_image_embeddings(pixels.to(self.device, model.dtype))
 
     def _segmented(
-        self, image: Image.Image, multimask_output: bool, **prompts: Any
+        self, image: Image.Image, encoded: torch.Tensor, multimask_output: bool, **prompts: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """SAM's masks ``(prompts, masks, h, w)``, boolean, and how good it thinks each is ``(prompts, masks)``."""
         processor, model = self._segmenter
-        inputs = processor(images=image.convert("RGB"), **prompts, return_tensors="pt")
-        given = {name: inputs[name].to(self.device, model.dtype) for name in ("pixel_values", *prompts)}
-        outputs = model(**given, multimask_output=multimask_output)
+        inputs = processor(images=image, **prompts, return_tensors="pt")
+        given = {name: inputs[name].to(self.device, model.dtype) for name in prompts}
+        outputs = model(image_embeddings=encoded[None], **given, multimask_output=multimask_output)
         sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
         masks = processor.image_processor.post_process_masks([outputs.pred_masks[0].float().cpu()], *sizes)[0]
         return masks, outputs.iou_scores[0].float().cpu()
@@ -314,17 +256,6 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float) -> list[
         if not (shared / (areas[kept] + areas[index] - shared) > overlap).any():
             kept.append(index)
     return kept
-
-
-def checked_threshold(name: str, value: float) -> float:
-    """``value``, if it is a threshold.
-
-    Raises:
-        ConductorError: it is not.
-    """
-    if not 0 <= value <= 1:
-        raise ConductorError(f"the {name} threshold of grounding is {value}; expected 0 to 1")
-    return value
 
 
 def default_grounder(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.places import Place
 
 _ARTICLES = ("a", "an", "the")
 _PLACEHOLDER = re.compile(r"<[^<>\s]+>")
@@ -64,16 +65,23 @@ class Item:
         image: the picture's file.
         prompt: what it was asked to show; placeholders may stand in it.
         concepts: what it should show, each once; no two of one name. Text metrics need none.
+        places: where each concept belongs, in their order; empty where that is not known.
     """
 
     image: Path
     prompt: str
     concepts: tuple[Subject, ...]
+    places: tuple[Place, ...] = ()
 
     def __post_init__(self) -> None:
         repeated = [name for name, times in Counter(concept.name for concept in self.concepts).items() if times > 1]
         if repeated:
             raise ConductorError(f"the concept '{repeated[0]}' is named twice for '{self.image}'; expected each once")
+        if self.places and len(self.places) != len(self.concepts):
+            raise ConductorError(
+                f"{len(self.places)} places are given for the {len(self.concepts)} concepts of '{self.image}'; "
+                "expected one for each, in their order"
+            )
 
     @property
     def plain_prompt(self) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.table import AREAS, REFERENCE, arrowed
+from concept_conductor.evaluation.table import AREAS, REFERENCE, SHARES, arrowed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 COLUMNS = 3
 PANEL = (3.6, 0.42)
 """Inches: width of a panel, height of a method in it."""
+LEAST_SPAN = 0.2
+"""An axis shows at least so much, so that small differences look small."""
 HEAD = 0.75
 """Inches above and below the methods of a panel."""
 
@@ -83,13 +86,19 @@ def _figure(
     down = -(-len(metrics) // across)
     longest = max(len(titles.get(method, method)) for method in methods)
     size = (PANEL[0] * across + 0.07 * longest, (PANEL[1] * len(methods) + HEAD) * down)
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(hspace=0.08, wspace=0.04), facecolor=theme.paper)
+    figure = Figure(
+        figsize=size,
+        layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, hspace=0.08, wspace=0.04),
+        facecolor=theme.paper,
+    )
     panels = figure.subplots(down, across, squeeze=False, sharey=True)
     for number, panel in enumerate(panels.flat):
         if number >= len(metrics):
             panel.set_visible(False)
             continue
-        _draw_panel(panel, part[part["metric"] == metrics[number]].set_index("method"), methods, columns, theme)
+        rows = part[part["metric"] == metrics[number]].set_index("method")
+        _draw_panel(panel, rows, methods, columns, theme)
+        panel.set_xlim(*_limits(rows[list(columns)].to_numpy(np.float64), metrics[number].startswith(SHARES), zero))
         panel.set_title(arrowed(metrics[number]), color=theme.ink, loc="left", fontsize=10)
         panel.set_yticks(range(len(methods)), [titles.get(method, method) for method in methods])
         if number == 0:
@@ -106,6 +115,7 @@ def _draw_panel(
     panel.tick_params(colors=theme.ink, length=0)
     panel.grid(axis="x", color=theme.faint, linewidth=0.6)
     panel.set_axisbelow(True)
+    panel.locator_params(axis="x", nbins=5)
     panel.set_ylim(len(methods) - 0.5, -0.5)
     for spine in panel.spines.values():
         spine.set_visible(False)
@@ -116,7 +126,14 @@ def _draw_panel(
         colour = theme.reference if method == REFERENCE else theme.mark
         panel.plot([low, high], [position, position], color=colour, linewidth=2, solid_capstyle="round")
         panel.plot([middle], [position], "o", color=colour, markersize=6)
-    ends = rows[list(columns)].to_numpy(dtype=np.float64)
-    least, most = np.nanmin(ends), np.nanmax(ends)  # the means alone where there are no intervals
-    margin = 0.08 * (most - least) or 0.05
-    panel.set_xlim(least - margin, most + margin)
+
+
+def _limits(values: NDArray[np.float64], share: bool, zero: bool) -> tuple[float, float]:
+    """What an axis shows: all of 0..1 for shares, as much on both sides of 0 for differences."""
+    if share and not zero:
+        return -0.04, 1.04
+    least, most = float(np.nanmin(values)), float(np.nanmax(values))  # the means alone where there are no intervals
+    if zero:
+        least, most = -max(abs(least), abs(most)), max(abs(least), abs(most))
+    margin = max(0.08 * (most - least), (LEAST_SPAN - (most - least)) / 2)
+    return least - margin, most + margin

@@ -14,12 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from operator import attrgetter
+
+from PIL import Image
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.arrangement import arrangement, designs_in_place
 from concept_conductor.evaluation.counting import differences, omitted, prompted, redundant
 from concept_conductor.evaluation.embedders import Embedder
 from concept_conductor.evaluation.instruments import Instruments
-from concept_conductor.evaluation.observation import Observation
+from concept_conductor.evaluation.observation import Observation, Row, embed, ground
 from concept_conductor.evaluation.segsim import (
     area_name,
     best_segment,
@@ -35,9 +39,6 @@ from concept_conductor.mini.judge import Finding
 
 GROUP = "concept_conductor.metrics"
 
-Row = dict[str, float | str | None]
-"""Columns of one picture. Numbers are averaged by reports, None left out; text is shown as it is."""
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -50,6 +51,8 @@ class Metric:
         instruments: names of the :class:`Instruments` that its numbers depend on.
         measure: gives the columns of one picture.
         needs_concepts: whether a picture without concepts is an error.
+        by_place: whether its numbers depend on where the concepts belong.
+        prepare: looks at several pictures in one go for what `measure` then asks of each; None where nothing is gained.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Metric:
     instruments: tuple[str, ...]
     measure: Callable[[Observation], Row]
     needs_concepts: bool = True
+    by_place: bool = False
+    prepare: Callable[[Sequence[Observation]], None] | None = None
 
 
 METRICS: dict[str, Metric] = {}
@@ -89,10 +94,10 @@ def find_metrics(names: Sequence[str]) -> list[Metric]:
 
 
 def default_metrics(instruments: Instruments) -> list[str]:
-    """The paper's metrics and leakage; for the embedded model those that need nothing from the hub."""
+    """The paper's metrics, leakage and arrangement; for the embedded model those that need nothing from the hub."""
     if instruments.judge is not None:
-        return ["design", "judge_i", "leakage", "omission", "redundancy"]
-    return ["clip_t", "image_reward", "clip_i", "dino", "leakage", "omission", "redundancy"]
+        return ["design", "judge_i", "leakage", "arrangement", "omission", "redundancy"]
+    return ["clip_t", "image_reward", "clip_i", "dino", "leakage", "arrangement", "omission", "redundancy"]
 
 
 def _load_entry_points() -> None:
@@ -153,12 +158,26 @@ def _redundancy(observed: Observation) -> Row:
     return {"redundancy": float(redundant(counts)), "count_differences": json.dumps(counts)}
 
 
-def _clip_t(observed: Observation) -> Row:
-    return {"clip_t": clip_t(observed.instruments.clip, [observed.image], [observed.item.plain_prompt])[0]}
+def _of_text(
+    name: str,
+    summary: str,
+    instrument: str,
+    score: Callable[[Instruments, Sequence[Image.Image], Sequence[str]], list[float]],
+) -> Metric:
+    """A metric of picture and prompt that scores many in one go."""
 
+    def prepare(observations: Sequence[Observation]) -> None:
+        waiting = [observed for observed in observations if name not in observed.numbers]
+        if waiting:
+            images, prompts = [one.image for one in waiting], [one.item.plain_prompt for one in waiting]
+            for observed, number in zip(waiting, score(waiting[0].instruments, images, prompts)):
+                observed.numbers[name] = number
 
-def _image_reward(observed: Observation) -> Row:
-    return {"image_reward": observed.instruments.image_reward.score([observed.image], [observed.item.plain_prompt])[0]}
+    def measure(observed: Observation) -> Row:
+        prepare([observed])
+        return {name: observed.numbers[name]}
+
+    return Metric(name, summary, 1, (instrument,), measure, needs_concepts=False, prepare=prepare)
 
 
 def _design(observed: Observation) -> Row:
@@ -176,15 +195,19 @@ def _design(observed: Observation) -> Row:
                 f"{', '.join(name.replace('/', '-') for name in judge.designs)}"
             )
         designs.append(design)
-    fates = judged(judge.find(observed.image), designs)
+    findings = judge.find(observed.image)
+    fates = judged(findings, designs)
     count = len(fates)
-    return {
+    row: Row = {
         "design": fates.count("present") / count,
         "design_all": float(fates.count("present") == count),
         "design_omitted": fates.count("omitted") / count,
         "design_leaked": fates.count("leaked") / count,
         "design_concepts": json.dumps(dict(zip((concept.name for concept in observed.item.concepts), fates))),
     }
+    if observed.item.places:
+        row["design_in_place"] = sum(designs_in_place(observed.item.places, findings, designs)) / count
+    return row
 
 
 def judged(findings: Sequence[Finding], designs: Sequence[str]) -> list[str]:
@@ -209,18 +232,36 @@ def judged(findings: Sequence[Finding], designs: Sequence[str]) -> list[str]:
     return fates
 
 
+def _embedded(embedder: Callable[[Instruments], Embedder]) -> Callable[[Sequence[Observation]], None]:
+    def prepare(observations: Sequence[Observation]) -> None:
+        if observations:
+            embed(observations, embedder(observations[0].instruments))
+
+    return prepare
+
+
+def _likeness(name: str, summary: str, instrument: str) -> Metric:
+    """SegSim with one of the instruments."""
+    embedder: Callable[[Instruments], Embedder] = attrgetter(instrument)
+    instruments = ("grounder", instrument)
+    return Metric(name, summary, 1, instruments, _similarity(name, embedder), prepare=_embedded(embedder))
+
+
 for _metric in (
-    Metric("clip_i", "SegSim with CLIP's image encoder", 1, ("grounder", "clip"),
-           _similarity("clip_i", lambda instruments: instruments.clip)),
-    Metric("dino", "SegSim with DINOv2", 1, ("grounder", "dino"),
-           _similarity("dino", lambda instruments: instruments.dino)),
-    Metric("judge_i", "SegSim with the embedded judge's features", 1, ("grounder", "judge_features"),
-           _similarity("judge_i", lambda instruments: instruments.judge_features)),
-    Metric("clip_t", "cosine of picture and prompt by CLIP", 1, ("clip",), _clip_t, needs_concepts=False),
-    Metric("image_reward", "ImageReward", 1, ("image_reward",), _image_reward, needs_concepts=False),
-    Metric("omission", "1 where a class has too few instances", 1, ("grounder",), _omission),
-    Metric("redundancy", "1 where a class has too many instances", 1, ("grounder",), _redundancy),
-    Metric("leakage", "share of segments that look most like another concept", 1, ("grounder", "likeness"), _leakage),
-    Metric("design", "share of concepts that the embedded judge recognises", 1, ("judge_features",), _design),
+    _likeness("clip_i", "SegSim with CLIP's image encoder", "clip"),
+    _likeness("dino", "SegSim with DINOv2", "dino"),
+    _likeness("judge_i", "SegSim with the embedded judge's features", "judge_features"),
+    _of_text("clip_t", "cosine of picture and prompt by CLIP", "clip",
+             lambda instruments, images, prompts: clip_t(instruments.clip, images, prompts)),
+    _of_text("image_reward", "ImageReward", "image_reward",
+             lambda instruments, images, prompts: instruments.image_reward.score(images, prompts)),
+    Metric("omission", "1 where a class has too few instances", 1, ("grounder",), _omission, prepare=ground),
+    Metric("redundancy", "1 where a class has too many instances", 1, ("grounder",), _redundancy, prepare=ground),
+    Metric("leakage", "share of segments that look most like another concept", 1, ("grounder", "likeness"), _leakage,
+           prepare=_embedded(attrgetter("likeness"))),
+    Metric("arrangement", "share of concepts that stand in their place", 1, ("grounder", "likeness"), arrangement,
+           by_place=True, prepare=_embedded(attrgetter("likeness"))),
+    Metric("design", "share of concepts that the embedded judge recognises", 1, ("judge_features",), _design,
+           by_place=True),
 ):  # fmt: skip
     register_metric(_metric)

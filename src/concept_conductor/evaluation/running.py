@@ -37,6 +37,7 @@ def run(
     runner: Runner,
     on_done: Callable[[Job], None],
     on_step: OnStep = lambda job, report: None,
+    on_found: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Make what is not there yet; every finished picture is kept at once, whatever happens after.
 
@@ -46,12 +47,14 @@ def run(
         runner: who makes them.
         on_done: told after each picture that was made or found.
         on_step: told after each step, where the runner knows.
+        on_found: told first how many pictures are there already.
     """
     missing = folder.missing(jobs)
     waiting = {job.key for job in missing}
     for job in jobs:
         if job.key not in waiting:
             on_done(job)
+    on_found(len(jobs) - len(missing))
     pictures = runner.paint_all(missing, on_step)
     try:
         for job, painted in pictures:

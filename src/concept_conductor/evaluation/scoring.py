@@ -11,11 +11,10 @@ from pathlib import Path
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.instruments import Instruments
 from concept_conductor.evaluation.items import Item, Subject
-from concept_conductor.evaluation.observation import Observation, References
+from concept_conductor.evaluation.observation import Observation, References, Row
 from concept_conductor.evaluation.registry import (
     METRICS,
     Metric,
-    Row,
     default_metrics,
     find_metrics,
     register_metric,
@@ -39,6 +38,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 1
+TOGETHER = 8
+"""Pictures that are looked at in one go."""
 
 
 def score_images(
@@ -77,21 +78,33 @@ def score_images(
             )
     references, rows = References(instruments), []
     hashes: dict[Path, str] = {}
-    for number, item in enumerate(items, 1):
-        observed = Observation(item, instruments, references)
-        row: Row = {"image": str(item.image)}
+    for start in range(0, len(items), TOGETHER):
+        observed = [Observation(item, instruments, references) for item in items[start : start + TOGETHER]]
+        found: list[Row] = [{"image": str(one.item.image)} for one in observed]
         for metric in wanted:
-            entry = None if cache is None else cache / _key(metric, item, instruments, hashes)
-            columns = None if entry is None else _read(entry)
-            if columns is None:
-                columns = metric.measure(observed)
-                if entry is not None:
-                    _write(entry, columns)
-            row |= columns
-        rows.append(row)
-        if progress is not None:
-            progress(number, len(items))
+            keys = [cache and cache / _key(metric, one.item, instruments, hashes) for one in observed]
+            for row, columns in zip(found, _measured(metric, observed, keys)):
+                row |= columns
+        for row in found:
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), len(items))
     return rows
+
+
+def _measured(metric: Metric, observed: Sequence[Observation], entries: Sequence[Path | None]) -> list[Row]:
+    """The columns of each picture, kept ones where there are any; equal pictures are measured once."""
+    known = {entry: row for entry in entries if entry is not None and (row := _read(entry)) is not None}
+    fresh: dict[Path, Observation] = {}
+    for one, entry in zip(observed, entries):
+        if entry is not None and entry not in known:
+            fresh.setdefault(entry, one)
+    if metric.prepare is not None:
+        metric.prepare([*fresh.values(), *(one for one, entry in zip(observed, entries) if entry is None)])
+    for entry, one in fresh.items():
+        known[entry] = metric.measure(one)
+        _write(entry, known[entry])
+    return [metric.measure(one) if entry is None else known[entry] for one, entry in zip(observed, entries)]
 
 
 def _key(metric: Metric, item: Item, instruments: Instruments, hashes: dict[Path, str]) -> str:
@@ -108,6 +121,8 @@ def _key(metric: Metric, item: Item, instruments: Instruments, hashes: dict[Path
     ]
     models = [instruments.identity(name) for name in metric.instruments]
     parts = [CACHE_VERSION, metric.name, metric.version, models, hashed(item.image), item.prompt, concepts]
+    if metric.by_place and item.places:
+        parts.append([hashed(place) if isinstance(place, Path) else place for place in item.places])
     digest = sha256(json.dumps(parts).encode()).hexdigest()
     return f"{digest[:2]}/{digest}.json"
 

@@ -47,12 +47,6 @@ def one_to_one(similarities: Sequence[Tensor], objects: Sequence[Sequence[int]])
         For each concept the index of its segment; None where nothing is left for it, or nothing but segments whose
         cosine is below 0.
     """
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise ConductorError(
-            "matching one to one needs scipy, which is not installed; pip install 'concept-conductor[evaluate]'"
-        ) from error
     count = max((number for numbers in objects for number in numbers), default=-1) + 1
     gains = np.zeros((len(similarities), count))
     chosen = np.full(gains.shape, -1)
@@ -61,11 +55,29 @@ def one_to_one(similarities: Sequence[Tensor], objects: Sequence[Sequence[int]])
             gain = float(matrix[:, segment].mean())
             if gain > gains[concept, number]:
                 gains[concept, number], chosen[concept, number] = gain, segment
-    matched: list[int | None] = [None] * len(similarities)
-    for concept, number in zip(*linear_sum_assignment(gains, maximize=True)):
-        if chosen[concept, number] >= 0:
-            matched[int(concept)] = int(chosen[concept, number])
-    return matched
+    return [None if number is None else int(row[number]) for row, number in zip(chosen, assigned(gains))]
+
+
+def assigned(gains: NDArray[np.float64]) -> list[int | None]:
+    """Give each row a column of its own so that the sum of gains is greatest (Hungarian method).
+
+    Args:
+        gains: ``(rows, columns)``, not below 0.
+
+    Returns:
+        For each row its column; None where no column is left, or none with a gain above 0.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ConductorError(
+            "matching one to one needs scipy, which is not installed; pip install 'concept-conductor[evaluate]'"
+        ) from error
+    found: list[int | None] = [None] * len(gains)
+    for row, column in zip(*linear_sum_assignment(gains, maximize=True)):
+        if gains[row, column] > 0:
+            found[int(row)] = int(column)
+    return found
 
 
 def objects_of(segments: Sequence[Sequence[Segment]]) -> list[list[int]]:

@@ -25,7 +25,11 @@ REFERENCE = "full"
 
 AREAS = tuple(f"_{name}" for name in segsim.AREAS)
 """Endings of the columns that split a metric by subject area."""
-LOWER_IS_BETTER = ("omission", "redundancy", "leakage", "design_omitted", "design_leaked")
+LOWER_IS_BETTER = (
+    "omission", "redundancy", "leakage", "design_omitted", "design_leaked", "arrangement_others", "arrangement_empty",
+)  # fmt: skip
+SHARES = (*LOWER_IS_BETTER, "design", "arrangement")
+"""Beginnings of the names of metrics that are shares of pictures or concepts, 0..1."""
 #: Columns of the results that are no metrics.
 ABOUT = ("key", "method", "combination", "prompt", "text", "seed", "image", "seconds", "peak_memory_bytes")
 

@@ -14,7 +14,7 @@ from concept_conductor.errors import ConductorError
 TIMEOUT = 5.0
 """Seconds to wait for an address to answer; Ray itself would wait for minutes."""
 CPU_SHARE = 2
-"""CPUs for each worker on machines without GPU."""
+"""CPUs for each worker on machines without GPU, where nothing else is asked for."""
 
 
 @contextmanager
@@ -38,7 +38,12 @@ def connected(address: str) -> Iterator[Any]:
         options["include_dashboard"] = False
     try:
         ray.init(address=reach(address), **options)
-    except (ConnectionError, OSError, RuntimeError) as error:
+    except ImportError as error:  # ray:// needs more than Ray itself
+        raise ConductorError(f"'{address}' needs {error.name}; pip install 'concept-conductor[ray]'") from error
+    except ConductorError:
+        raise
+    except Exception as error:  # Ray raises plain ones too, such as for a node that is slow to start
+        ray.shutdown()
         raise _unreachable(address, error) from error
     try:
         yield ray
@@ -92,19 +97,27 @@ def _imported() -> Any:
 
 def _unreachable(address: str, error: Exception) -> ConductorError:
     reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".") if str(error).strip() else "no answer"
+    if address == "local":
+        return ConductorError(
+            f"Ray could not be started on this machine ({reason}); try again when it has less to do, or without --ray"
+        )
     return ConductorError(
         f"no Ray cluster could be reached at '{address}' ({reason}); start one with ray start --head, or use --ray "
         "local"
     )
 
 
-def shares(ray: Any) -> tuple[int, dict[str, float]]:
-    """How many workers the cluster has room for, and what each takes: a GPU, or a share of CPUs."""
+def shares(ray: Any, cpus: int = CPU_SHARE) -> tuple[int, dict[str, float]]:
+    """How many workers the cluster has room for, and what each takes: a GPU, or ``cpus`` CPUs where there are as many.
+
+    Raises:
+        ConductorError: it has room for none.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if gpus:
         return gpus, {"num_gpus": 1, "num_cpus": 1}
-    share = min(CPU_SHARE, max((int(node.get("CPU", 0)) for node in nodes), default=0))
+    share = min(cpus, max((int(node.get("CPU", 0)) for node in nodes), default=0))
     if not share:
         raise ConductorError("the Ray cluster has neither CPUs nor GPUs to work on; start nodes with ray start")
     return int(sum(node.get("CPU", 0) // share for node in nodes)), {"num_cpus": share}

@@ -14,7 +14,7 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.jobs import Job
 from concept_conductor.evaluation.painting import Painted
 from concept_conductor.evaluation.running import OnStep
-from concept_conductor.scale.cluster import connected, shares
+from concept_conductor.scale.cluster import CPU_SHARE, connected, shares
 from concept_conductor.scale.worker import Shipment, Worker, packed
 
 logger = logging.getLogger(__name__)
@@ -138,9 +138,11 @@ class RayRunner:
 
     Attributes:
         address: see :func:`~concept_conductor.scale.cluster.reach`.
+        cpus: for each worker on machines without GPU.
     """
 
     address: str
+    cpus: int = CPU_SHARE
 
     def paint_all(self, jobs: Sequence[Job], on_step: OnStep) -> Iterator[tuple[Job, Painted]]:
         """See :class:`~concept_conductor.evaluation.running.Runner`; steps are not told.
@@ -154,7 +156,7 @@ class RayRunner:
             groups: dict[str, deque[Job]] = {}
             for job in jobs:
                 groups.setdefault(job.group.content, deque()).append(job)
-            room, resources = shares(ray)
+            room, resources = shares(ray, self.cpus)
             crew = Crew(ray, resources, list(groups.values()))
             try:
                 for _ in range(min(room, len(jobs))):

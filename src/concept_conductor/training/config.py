@@ -130,7 +130,8 @@ class TrainingConfig(TrainingSettings):
         background: what the loss outside of the subject counts, in 0..1; more keeps the model's backgrounds when
             captions name them.
         norm_threshold: mean norm of the placeholders' vectors at which they are frozen, for each text encoder or one
-            for all; None for the base model's.
+            for all; None for the base model's (0.55 for SD1.5 and SDXL's first encoder; 1.5 for its second and 1.3 for
+            SD2.1 are guesses).
         augmentation, regularisation, samples: see there.
         checkpoint_every: steps between checkpoints.
         precision: of the forward (the concept itself is trained in fp32); None for fp16 (SDXL: bf16) on CUDA, else
