@@ -12,6 +12,7 @@ from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout, Placement
 from concept_conductor.mini.judge import Finding, Judge
+from concept_conductor.mini.placements import psnr_outside
 from concept_conductor.recipe import Recipe
 from concept_conductor.rendering import Rendering
 
@@ -117,3 +118,22 @@ def test_an_object_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
     made = np.asarray(out.images[0])
     assert np.array_equal(made[~grown], original[~grown])
     assert np.abs(made[grown].astype(int) - original[grown].astype(int)).mean() > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "concept", "other"),
+    [("replace_the_dog", "dog/emojione", "robot"), ("add_a_mug", "mug/noto", "cat")],
+)
+def test_a_concept_is_placed_in_a_picture_of_which_the_rest_stays(
+    name: str, concept: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example as it is shipped: the concept stands in its place, beside what was there before."""
+    monkeypatch.setenv("CONCEPT_CONDUCTOR_CACHE", str(tmp_path))
+    rendering = Rendering.prepare(Recipe.load(EXAMPLES / f"{name}.yaml"), pipe=mini())
+    (picture,) = rendering.pictures()
+    findings = Judge.load().find(picture.image)
+    assert sorted(finding.class_name for finding in findings) == sorted([concept.split("/")[0], other])
+    (placed,) = (finding for finding in findings if finding.design == concept)
+    assert rendering.placement is not None and rendering.layout is not None and rendering.layout.masks is not None
+    assert stands_in(placed, Image.fromarray(np.asarray(rendering.layout.masks[0])).convert("L"))
+    assert psnr_outside(picture.image, rendering.placement) == float("inf")
