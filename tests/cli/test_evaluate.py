@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from concept_conductor.cli import evaluate
+from concept_conductor.evaluation.benchmark import Benchmark
+from concept_conductor.evaluation.folder import ResultsFolder
 from concept_conductor.evaluation.running import LocalRunner
 from tests.benchmarks.conftest import benchmark_file
 
@@ -79,6 +81,33 @@ def test_bad_input_is_one_sentence(conductor, benchmark_file: Path, words: list[
     assert outcome.status == 1
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("version: 1", "version: 2", "'here' holds results of tiny version 1 (format 1), but this is tiny version 2"),
+        ("class_words: dog", "weight: 1.0", "line 7: 'concepts.chow': the concept has no 'class_words'"),
+        (
+            "    references: [ref.png]\n  siberian",
+            "  siberian",
+            "line 7: 'concepts.chow': the concept has no 'references'",
+        ),
+        ("[ref.png]", "[gone.png]", "line 10: 'concepts.chow.references[0]': there is no file"),
+        ("file: chow_dog.pth", "file: gone.pth", "line 8: 'concepts.chow.file': there is no file"),
+        ("[full, no-alignment]", "[full, best]", "there is no method 'best'; expected some of full"),
+    ],
+)
+def test_bad_benchmarks_are_one_sentence(conductor, benchmark_file: Path, old: str, new: str, said: str) -> None:
+    ResultsFolder.open(Path("here"), Benchmark.load(benchmark_file))
+    text = benchmark_file.read_text()
+    assert old in text
+    benchmark_file.write_text(text.replace(old, new, 1))
+    outcome = conductor("evaluate", benchmark_file, "--out", "here")
+    assert outcome.status == 1
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not Path("here/images").exists()
 
 
 def test_a_shipped_benchmark_to_start_from(conductor) -> None:

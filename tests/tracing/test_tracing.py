@@ -234,6 +234,16 @@ def test_sdxl(tiny_xl: ConceptConductorPipeline, tmp_path: Path) -> None:
     assert [[word["text"] for word in path["words"] if word["foreground"]] for path in record["paths"]] == [["dog"]] * 2
 
 
+def test_a_run_that_goes_astray_is_shown_too(
+    tiny_pipe: ConceptConductorPipeline, call: dict[str, Any], tmp_path: Path
+) -> None:
+    lost = call | {"alignment": Alignment(step_size=1e38), "refinement": None, "num_inference_steps": 5}
+    assert not torch.isfinite(tiny_pipe(**lost, trace=tmp_path / "trace").images).all()
+    record = json.loads((tmp_path / "trace" / "trace.json").read_text())
+    assert record["steps"][1]["layout_loss"] == [None] * 3
+    assert len(data_of((tmp_path / "trace" / "index.html").read_text())) == 5
+
+
 class TestBadInput:
     """One clear sentence each, and nothing left behind."""
 

@@ -6,9 +6,6 @@ picture from the results folder while the page lies there, and the reduced one e
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -16,8 +13,6 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from concept_conductor.evaluation.benchmark import Benchmark
@@ -28,6 +23,7 @@ from concept_conductor.evaluation.plots import SHOWN
 from concept_conductor.evaluation.table import ABOUT, AREAS, LOWER_IS_BETTER, REFERENCE, arrowed, metric_columns
 from concept_conductor.files import written_whole
 from concept_conductor.images import MASK_COLOURS, load_image
+from concept_conductor.webpage import data_uri, embedded_json, mask_uri, png_uri, webp_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +68,7 @@ def write_page(
         head=head,
         table="".join(_table(table, titles, part) for part in ("mean", "difference")),
         plots=_pictures_of(plots),
-        data=_json(_data(benchmark, folder, jobs, results, titles)),
+        data=embedded_json(_data(benchmark, folder, jobs, results, titles)),
     )
     target = folder.path / "index.html"
     with written_whole(target) as file:
@@ -104,7 +100,7 @@ def _data(
                 "scene": name,
                 "concepts": list(scene.concepts),
                 "thumb": _reduced(load_image(folder.image(job.key)), SIDE),
-                "masks": [_alpha(mask) for mask in folder.masks(job.key)],
+                "masks": [mask_uri(mask) for mask in folder.masks(job.key)],
                 "scores": {key: _plain(value) for key, value in row.items() if key not in ABOUT},
             }
         )
@@ -162,7 +158,7 @@ def _pictures_of(plots: Mapping[str, bytes]) -> str:
     for what in SHOWN:
         if f"{what}-light.svg" not in plots:
             continue
-        light, dark = (_uri(plots[f"{what}-{theme}.svg"], "svg+xml") for theme in ("light", "dark"))
+        light, dark = (data_uri(plots[f"{what}-{theme}.svg"], "svg+xml") for theme in ("light", "dark"))
         shown.append(
             f'<h3>{HEADINGS[what]}</h3><p class="plot"><picture>'
             f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
@@ -173,26 +169,11 @@ def _pictures_of(plots: Mapping[str, bytes]) -> str:
 
 def _reduced(image: Image.Image, side: int) -> str:
     """A picture as a data URI: whole and exact where it is small, else reduced."""
-    buffer = io.BytesIO()
     if max(image.size) <= side // 2:
-        image.save(buffer, "PNG", optimize=True)
-        return _uri(buffer.getvalue(), "png")
+        return png_uri(image)
     copy = image.copy()
     copy.thumbnail((side, side))
-    copy.save(buffer, "WEBP", quality=82)
-    return _uri(buffer.getvalue(), "webp")
-
-
-def _alpha(mask: NDArray[np.bool_]) -> str:
-    """A mask ``(h, w)`` as a data URI whose opaque pixels are inside."""
-    buffer = io.BytesIO()
-    alpha = Image.fromarray(mask.astype(np.uint8) * 255)
-    Image.merge("LA", (alpha, alpha)).save(buffer, "PNG", optimize=True)
-    return _uri(buffer.getvalue(), "png")
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return webp_uri(copy)
 
 
 def _plain(value: Any) -> Any:
@@ -200,9 +181,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 5) if math.isfinite(value) else None
     return value
-
-
-def _json(data: Mapping[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

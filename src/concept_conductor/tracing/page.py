@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -12,13 +9,13 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from concept_conductor.settings import SamplingSettings
 from concept_conductor.tracing import drawing
 from concept_conductor.tracing.subjects import Subject
 from concept_conductor.tracing.views import PathView, StepView
+from concept_conductor.webpage import embedded_json, mask_uri, png_uri, webp_uri
 
 TEMPLATE = Path(__file__).parent / "page.html"
 STEPS_HERE = "<!-- steps -->\n"
@@ -49,18 +46,19 @@ class Page:
             "heat": ["#" + bytes(colour.tolist()).hex() for colour in drawing.heat_palette()],
         }
         prompt = paths[0].prompt
-        self._write(Template(head).substitute(title=escape(prompt), prompt=escape(prompt), run=as_json(run)), "w")
+        self._write(Template(head).substitute(title=escape(prompt), prompt=escape(prompt), run=embedded_json(run)), "w")
 
     def add(self, view: StepView) -> None:
         """Write what a step showed."""
         data: dict[str, Any] = {
             "reference": None if view.reference is None else row_data(view.reference),
             "paths": [row_data(row) for row in view.paths],
-            "masks": coloured_masks(view.masks),
+            "masks": [mask_uri(mask) for mask in view.masks],
         }
         if view.refined is not None:
-            data |= {"base": coloured_masks(view.refined.base), "own": coloured_masks(view.refined.own)}
-        self._write(f'<script type="application/json" data-step="{view.index}">{as_json(data)}</script>\n', "a")
+            data["base"] = [mask_uri(mask) for mask in view.refined.base]
+            data["own"] = [mask_uri(mask) for mask in view.refined.own]
+        self._write(f'<script type="application/json" data-step="{view.index}">{embedded_json(data)}</script>\n', "a")
 
     def finish(self, records: Sequence[dict[str, Any]]) -> None:
         """Write the rest.
@@ -68,7 +66,7 @@ class Page:
         Args:
             records: of all steps, with their timesteps and layout losses.
         """
-        self._write(Template(self.rest).substitute(records=as_json(list(records))), "a")
+        self._write(Template(self.rest).substitute(records=embedded_json(list(records))), "a")
 
     def _write(self, text: str, mode: str) -> None:
         with open(self.file, mode, encoding="utf-8") as file:
@@ -95,27 +93,8 @@ def row_data(view: PathView) -> dict[str, Any]:
     clean = view.clean.copy()
     clean.thumbnail((SIDE, SIDE))
     return {
-        "clean": data_uri(clean, "WEBP", quality=82),
-        "clusters": data_uri(drawing.cluster_picture(view.clusters), "PNG"),
-        "heat": data_uri(Image.fromarray(np.concatenate(grey, axis=1)), "PNG") if len(grey) else None,
+        "clean": webp_uri(clean),
+        "clusters": png_uri(drawing.cluster_picture(view.clusters)),
+        "heat": png_uri(Image.fromarray(np.concatenate(grey, axis=1))) if len(grey) else None,
         "tops": [float(f"{top:.3g}") for top in tops.ravel()],
     }
-
-
-def coloured_masks(masks: NDArray[np.bool_]) -> list[str]:
-    """Each mask as a small picture, white where the concept is and transparent elsewhere."""
-    alphas = [Image.fromarray(mask.astype(np.uint8) * 255) for mask in masks]
-    return [data_uri(Image.merge("LA", (alpha, alpha)), "PNG") for alpha in alphas]
-
-
-def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    """A picture as a data URI."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **({"optimize": True} if kind == "PNG" else options))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def as_json(data: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ class Tracer:
             self._add(step)
 
     def _add(self, step: Step) -> None:
-        losses = None if step.layout_loss is None else [float(f"{loss:.6g}") for loss in step.layout_loss.tolist()]
+        losses = None if step.layout_loss is None else [finite(loss) for loss in step.layout_loss.tolist()]
         self.records.append(
             {
                 "index": step.index,
@@ -167,10 +168,15 @@ def heat_sheet(view: PathView) -> Image.Image:
     return contact_sheet(cells, gap=0)
 
 
-def loss_chart(names: Sequence[str], losses: Sequence[Sequence[float] | None]) -> Image.Image:
+def loss_chart(names: Sequence[str], losses: Sequence[Sequence[float | None] | None]) -> Image.Image:
     """Every path's layout loss over the steps."""
     series = {name: [None if loss is None else loss[number] for loss in losses] for number, name in enumerate(names)}
     return drawing.chart(series, drawing.line_colours(len(names) - 1), "Layout loss of every path, before each step")
+
+
+def finite(loss: float) -> float | None:
+    """The number in six digits; None where a run that went astray gave none."""
+    return float(f"{loss:.6g}") if math.isfinite(loss) else None
 
 
 def described(subject: Subject) -> dict[str, Any]:

@@ -111,8 +111,9 @@ class Viewer:
 
     def _path_views(self, step: Step, seen: Observation, subjects: Sequence[Subject]) -> tuple[PathView, ...]:
         size = step.latents.shape[-2:]
-        labels = self._labels(seen.self_attention[:, 0])
-        attention = seen.cross_attention[:, 0].cpu().numpy()
+        # a run that goes astray gives no numbers any more; it is not the look inside that should stop it
+        labels = self._labels(seen.self_attention[:, 0].nan_to_num())
+        attention = seen.cross_attention[:, 0].nan_to_num().cpu().numpy()
         views = []
         for subject, clean, own, text in zip(subjects, seen.clean[:, :1], labels, attention):
             clusters = own.reshape(token_grid(len(own), size))
