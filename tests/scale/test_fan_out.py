@@ -117,6 +117,18 @@ def test_an_address_of_ray_client_without_grpc(monkeypatch: pytest.MonkeyPatch) 
                 pass
 
 
+def test_ray_does_not_start_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(**options: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(
+        ConductorError, match=r"not be started on this machine \(The current node timed out during startup\); try again"
+    ):
+        with connected("local"):
+            pass
+
+
 def test_shares_of_a_cluster() -> None:
     def cluster(*nodes: dict[str, float]) -> SimpleNamespace:
         return SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": node} for node in nodes])

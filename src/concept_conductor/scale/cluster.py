@@ -40,7 +40,10 @@ def connected(address: str) -> Iterator[Any]:
         ray.init(address=reach(address), **options)
     except ImportError as error:  # ray:// needs more than Ray itself
         raise ConductorError(f"'{address}' needs {error.name}; pip install 'concept-conductor[ray]'") from error
-    except (ConnectionError, OSError, RuntimeError) as error:
+    except ConductorError:
+        raise
+    except Exception as error:  # Ray raises plain ones too, such as for a node that is slow to start
+        ray.shutdown()
         raise _unreachable(address, error) from error
     try:
         yield ray
@@ -94,6 +97,10 @@ def _imported() -> Any:
 
 def _unreachable(address: str, error: Exception) -> ConductorError:
     reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".") if str(error).strip() else "no answer"
+    if address == "local":
+        return ConductorError(
+            f"Ray could not be started on this machine ({reason}); try again when it has less to do, or without --ray"
+        )
     return ConductorError(
         f"no Ray cluster could be reached at '{address}' ({reason}); start one with ray start --head, or use --ray "
         "local"
