@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from concept_conductor import Collage, Cutout
 from concept_conductor.mini.designs import Atlas
+from concept_conductor.mini.placements import drawn
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.report import arrange
 from concept_conductor.mini.world import World
@@ -24,12 +26,12 @@ LAYOUTS = {
     "two_backpacks": (("backpack", "backpack"), "grass", 0),
     "dog_and_robot": (("dog", "robot"), "grass", 0),
 }
-CUTOUTS = {"dog": "dog/noto-v1", "robot": "robot/fluent-flat"}
+CUTOUTS = {"rucksack": "backpack/twemoji", "backpack": "backpack/fluent-flat"}
 BACKDROP = "grass"
 
 
 def main() -> None:
-    """Write `NAME.png`, and `NAME-1.png`, `NAME-2.png` with the masks; cut-outs, and a background without objects."""
+    """Write `NAME.png`, and `NAME-1.png`, `NAME-2.png` with the masks; cut-outs, and pictures to place in."""
     world = World(CPU.classes, CPU.backdrops, SIZE)
     for name, (classes, backdrop, seed) in LAYOUTS.items():
         layout = arrange(world, classes, backdrop, seed).layout
@@ -44,8 +46,14 @@ def main() -> None:
     scene = world.draw(nothing, backdrop, torch.Generator().manual_seed(0))
     pixels = ((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(FOLDER / f"{BACKDROP}.png", optimize=True)
+    draw_placement(world)
 
 
-if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
-    main()
+def draw_placement(world: World) -> None:
+    """Write a cat with room beside it, and the concept `mini/mug-noto` alone, to be cut out of its picture."""
+    generator = torch.Generator().manual_seed(2)
+    cat = Cutout(world.atlas.image("cat/twemoji")).fitted((135, 90, 245, 235))
+    scene = Collage(drawn(world, None, BACKDROP, generator), [cat]).image
+    scene.save(FOLDER / "cat_on_the_grass.png", optimize=True)
+    mug = drawn(world, world.atlas.index("mug/noto"), "beach", generator)
+    mug.save(FOLDER / "mug_on_the_beach.png", optimize=True)

@@ -12,7 +12,9 @@ from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout, Placement
 from concept_conductor.mini.judge import Finding, Judge
+from concept_conductor.mini.placements import psnr_outside
 from concept_conductor.recipe import Recipe
+from concept_conductor.rendering import Rendering
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.slow  # a minute or so each
@@ -22,6 +24,8 @@ DESIGNS = {
     "two_backpacks": ["backpack/noto", "backpack/emojione"],
     "dog_and_robot": ["dog/emojione", "robot/noto"],
 }
+#: the same for recipes whose layouts are made: a collage, and boxes alone
+ARRANGED = {name: ["backpack/noto", "backpack/emojione"] for name in ("collage", "boxes")}
 
 
 @cache
@@ -57,6 +61,24 @@ def test_both_concepts_are_there_where_asked_and_not_mixed(
         (finding,) = (finding for finding in findings if finding.design == design)
         assert stands_in(finding, grey(f"{name}-{number}"))
     assert not (picture.masks[0] & picture.masks[1]).any()
+
+
+@pytest.mark.parametrize("name", ARRANGED)
+def test_concepts_take_the_places_of_cutouts_and_of_objects_in_boxes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The examples whose layouts are made: each place holds its own concept's design, and no other object is about."""
+    monkeypatch.setenv("CONCEPT_CONDUCTOR_CACHE", str(tmp_path))
+    rendering = Rendering.prepare(Recipe.load(EXAMPLES / f"{name}.yaml"), pipe=mini())
+    assert rendering.layout is not None
+    masks = rendering.layout.exact_masks()
+    assert masks is not None and not (masks[0] & masks[1]).any()
+    (picture,) = rendering.pictures()
+    findings = Judge.load().find(picture.image)
+    assert sorted(finding.design for finding in findings) == sorted(ARRANGED[name])
+    for mask, design in zip(masks, ARRANGED[name], strict=True):
+        (finding,) = (finding for finding in findings if finding.design == design)
+        assert stands_in(finding, Image.fromarray(mask.astype(np.uint8) * 255))
 
 
 def test_without_the_method_the_base_model_does_not_know_the_concepts() -> None:
@@ -96,3 +118,22 @@ def test_an_object_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
     made = np.asarray(out.images[0])
     assert np.array_equal(made[~grown], original[~grown])
     assert np.abs(made[grown].astype(int) - original[grown].astype(int)).mean() > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "concept", "other"),
+    [("replace_the_dog", "dog/emojione", "robot"), ("add_a_mug", "mug/noto", "cat")],
+)
+def test_a_concept_is_placed_in_a_picture_of_which_the_rest_stays(
+    name: str, concept: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example as it is shipped: the concept stands in its place, beside what was there before."""
+    monkeypatch.setenv("CONCEPT_CONDUCTOR_CACHE", str(tmp_path))
+    rendering = Rendering.prepare(Recipe.load(EXAMPLES / f"{name}.yaml"), pipe=mini())
+    (picture,) = rendering.pictures()
+    findings = Judge.load().find(picture.image)
+    assert sorted(finding.class_name for finding in findings) == sorted([concept.split("/")[0], other])
+    (placed,) = (finding for finding in findings if finding.design == concept)
+    assert rendering.placement is not None and rendering.layout is not None and rendering.layout.masks is not None
+    assert stands_in(placed, Image.fromarray(np.asarray(rendering.layout.masks[0])).convert("L"))
+    assert psnr_outside(picture.image, rendering.placement) == float("inf")

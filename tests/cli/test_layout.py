@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ from concept_conductor.layouts import looking
 from concept_conductor.layouts.generation import PlainPictures
 from concept_conductor.provenance import Provenance
 from concept_conductor.recipe import Recipe
+from tests.conftest import TINY
 
 COLLAGE = """\
 background: {colour: skyblue}
@@ -187,6 +189,33 @@ def test_a_generated_layout_is_the_first_that_shows_what_is_wanted(
         assert finds.accepts(image)
     outcome = conductor("replay", "made/seed-0004.png", "--json")
     assert json.loads(outcome.out)["identical"], outcome.err
+
+
+def test_another_checkpoint_generates_and_is_recorded_and_verified(conductor, recipe: Path, finds: Finds) -> None:
+    other = recipe.parent / "other"
+    shutil.copytree(TINY, other, ignore=shutil.ignore_patterns("*.png", "*.pth"))
+    with_layout(recipe, "  {generated: {seeds: 0-19, model: other, guidance_scale: 3}, words: [a dog, a cat]}\n")
+    outcome = conductor("generate", recipe, "--seeds", "4", "--out", "made")
+    assert outcome.status == 0, outcome.err
+    record = Provenance.read("made/seed-0004.png")
+    assert record.files["other"] == record.model  # a copy
+    assert record.recipe.layout is not None and record.recipe.layout.generated is not None
+    assert record.recipe.layout.generated.guidance_scale == 3
+    (other / "model_index.json").write_text("{}")
+    assert "other' is not the file that made this picture" in conductor("replay", "made/seed-0004.png").err
+
+
+@pytest.mark.parametrize("layout", ["{prompt: a sky, seed: 3}", "{prompt: a sky}"])
+def test_a_collages_background_is_generated(
+    conductor, recipe: Path, spec: Path, finds: Finds, tiny_pipe: ConceptConductorPipeline, layout: str
+) -> None:
+    spec.write_text(COLLAGE.replace("{colour: skyblue}", layout))
+    with_layout(recipe, "  {collage: cuttings/collage.yaml, prompt: A dog and a cat.}\n")
+    assert conductor("layout", "show", recipe, "--out", "seen").status == 0
+    paint = PlainPictures(tiny_pipe, steps=2, guidance_scale=7.5, width=128, height=128)
+    expected = np.asarray(paint("a sky", 3 if "seed" in layout else 0))
+    with Image.open("seen/layout-image.png") as image:
+        assert np.array_equal(np.asarray(image)[:10], expected[:10])  # above all cut-outs
 
 
 def test_a_layout_from_boxes_has_each_object_in_its_box(conductor, recipe: Path, finds: Finds) -> None:

@@ -98,7 +98,7 @@ def test_a_cutout_stands_where_it_is_put(scene: Arrangement) -> None:
     assert bounds(Add(block(8, 4), point=(20, 30), size=16)) == (12, 26, 28, 34)
     assert bounds(Add(block(8, 4), point=(20, 30))) == (16, 28, 24, 32)
     assert bounds(Add(block(8, 4, rotation=90), point=(20, 30), size=16)) == (16, 22, 24, 38)
-    assert bounds(Add(block(8, 4, position=(40, 10)))) == (36, 8, 44, 12)
+    assert bounds(Add(block(8, 4, position=(40, 10), scenery=True))) == (36, 8, 44, 12)
 
 
 def test_replaced_and_added_in_the_concepts_order(scene: Arrangement, judge: JudgeGrounder) -> None:
@@ -180,6 +180,7 @@ def test_what_cannot_be_placed(
         (lambda: Add(block(), point=(1, 2), size=0), "expected more than 0"),
         (lambda: Placement.of(WHITE, "", [Replace(words="a dog")]), "give grounder=JudgeGrounder"),
         (lambda: Placement.of(WHITE, "", [Add(block())]), "give layout_prompt=, what the image shows with it"),
+        (lambda: Placement.of(WHITE, "", [Replace(mask=WHITE)], margin=6), "0 to 1, but it is 6"),
         (lambda: Placement.of(WHITE, "", [Replace(mask=WHITE)], background="none"), "must be 'inversion' or 'noise'"),
     ],
 )

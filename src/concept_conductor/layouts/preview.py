@@ -53,7 +53,8 @@ def _plate(
     others: Sequence[Box],
 ) -> Box:
     """Where a name stands: above its mask where there is room, inside the picture, and on no other name."""
-    left, top, right, bottom = pen.textbbox((0, 0), _short(name), font)
+    left, _, right, _ = pen.textbbox((0, 0), _short(name), font)
+    _, top, _, bottom = pen.textbbox((0, 0), "Ay", font)  # one height for all names
     margin = max(2, int(bottom - top) // 3)
     width, height = int(right - left) + 2 * margin, int(bottom - top) + 2 * margin
     rows, columns = np.nonzero(mask)

@@ -20,10 +20,11 @@ from concept_conductor.layouts.collage import Collage
 from concept_conductor.layouts.cutouts import Cutout
 from concept_conductor.layouts.pixels import mask_pixels
 from concept_conductor.mini.judge import Finding, Judge
-from concept_conductor.mini.report import GUIDANCE, STEPS, WEIGHT, arrange, contact_sheet, design_of, share
+from concept_conductor.mini.report import STEPS, WEIGHT, arrange, contact_sheet, design_of, share
 from concept_conductor.mini.world import World, caption
 from concept_conductor.placement import Add, Placed, Placement, Replace
 
+GUIDANCE = 2.5
 INVERSION_STEPS = 50
 """As many as sampling's: a quarter of the time that the report's 250 take."""
 

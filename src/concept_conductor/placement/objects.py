@@ -81,15 +81,17 @@ class Add:
         Raises:
             ConductorError: the box or the point lies outside.
         """
+        cutout = replace(self.cutout, scenery=False)  # a concept takes its place
         if self.box is not None:
             check_boxes([self.box], size)
-            return self.cutout.fitted(self.box)
+            return cutout.fitted(self.box)
         if self.point is None:
-            return self.cutout
+            return cutout
         check_point(self.point, size)
-        longer = max(replace(self.cutout, scale=1.0).drawn().size)
-        scale = self.cutout.scale if self.size is None else self.size / longer
-        return replace(self.cutout, position=self.point, scale=scale)
+        if self.size is None:
+            return replace(cutout, position=self.point)
+        longer = max(replace(cutout, scale=1.0).drawn().size)
+        return replace(cutout, position=self.point, scale=self.size / longer)
 
 
 def masks_of_objects(

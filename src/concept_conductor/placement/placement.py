@@ -72,6 +72,8 @@ class Placement:
             ConductorError: an object that is not there, lies outside, or covers another.
         """
         image = as_picture(image)
+        if not 0 <= margin <= 1:
+            raise ConductorError(f"margin= is a share of the image's shorter side, 0 to 1, but it is {margin:g}")
         if not objects:
             raise ConductorError("there is nothing to place; give an object for each concept, in the concepts' order")
         replaced = {number: one for number, one in enumerate(objects) if isinstance(one, Replace)}
