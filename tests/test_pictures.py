@@ -25,7 +25,7 @@ DESIGNS = {
     "dog_and_robot": ["dog/emojione", "robot/noto"],
 }
 #: the same for recipes whose layouts are made: a collage, and boxes alone
-ARRANGED = {name: ["backpack/noto", "backpack/emojione"] for name in ("boxes",)}
+ARRANGED = {name: ["backpack/noto", "backpack/emojione"] for name in ("collage", "boxes")}
 
 
 @cache

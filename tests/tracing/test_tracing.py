@@ -47,7 +47,7 @@ def call(tiny_call: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"num_inference_steps": 5},
+        {},
         {"paths_per_forward": 1, "num_images_per_prompt": 2},
         {"injection": None, "refinement": None},
         {"injection": Injection(noise=True), "guidance_scale": 1.0},
@@ -237,11 +237,11 @@ def test_sdxl(tiny_xl: ConceptConductorPipeline, tmp_path: Path) -> None:
 def test_a_run_that_goes_astray_is_shown_too(
     tiny_pipe: ConceptConductorPipeline, call: dict[str, Any], tmp_path: Path
 ) -> None:
-    lost = call | {"alignment": Alignment(step_size=1e38), "refinement": None, "num_inference_steps": 5}
+    lost = call | {"alignment": Alignment(step_size=1e38), "refinement": None}
     assert not torch.isfinite(tiny_pipe(**lost, trace=tmp_path / "trace").images).all()
     record = json.loads((tmp_path / "trace" / "trace.json").read_text())
     assert record["steps"][1]["layout_loss"] == [None] * 3
-    assert len(data_of((tmp_path / "trace" / "index.html").read_text())) == 5
+    assert len(data_of((tmp_path / "trace" / "index.html").read_text())) == STEPS
 
 
 class TestBadInput:
