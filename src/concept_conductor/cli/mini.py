@@ -110,7 +110,7 @@ def placements(
 ) -> None:
     """Measure with the judge how each concept is placed in pictures: in an object's stead, and beside one.
 
-    On two CPU cores the ten shipped concepts take about five minutes a seed.
+    A line is printed for each placement, then the shares recognised and the lowest PSNR outside of the masks.
     """
     from concept_conductor.cli import hide_loading_bars
 
