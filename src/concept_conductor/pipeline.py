@@ -204,7 +204,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 200,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -232,7 +232,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             negative_prompt: what to steer away from, in every path.
             height, width: in pixels, multiples of VAE factor times U-Net downsampling; None: the model's own size.
             num_inference_steps: T.
-            guidance_scale: classifier-free guidance; 1 switches it off.
+            guidance_scale: classifier-free guidance; 1 switches it off, None is the model's own (7.5, 1.5 for `mini`).
             num_images_per_prompt: number of pictures.
             generator: one draws all pictures' noise in order, a list gives one each.
             latents: initial noise ``(images, 4, h, w)`` instead of drawing it.

@@ -331,7 +331,7 @@ def settings_of(recipe: Recipe, defaults: Defaults) -> SamplingSettings:
     return filled(
         defaults,
         steps=recipe.steps or usual.steps,
-        guidance_scale=usual.guidance_scale if recipe.guidance_scale is None else recipe.guidance_scale,
+        guidance_scale=recipe.guidance_scale,
         alignment=recipe.alignment,
         injection=recipe.injection,
         refinement=recipe.refinement,

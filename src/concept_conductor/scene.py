@@ -101,6 +101,7 @@ def make_scene(
 def filled(
     defaults: Defaults,
     *,
+    guidance_scale: float | None,
     alignment: Alignment | None,
     injection: Injection | None,
     refinement: Refinement | None,
@@ -113,10 +114,10 @@ def filled(
     """
     if others["steps"] < 1:
         raise ConductorError(f"num_inference_steps must be at least 1, but it is {others['steps']}")
-    if others["guidance_scale"] < 1:
-        raise ConductorError(
-            f"guidance_scale must be at least 1 (1 is no guidance), but it is {others['guidance_scale']}"
-        )
+    if guidance_scale is None:
+        guidance_scale = defaults.guidance_scale
+    if guidance_scale < 1:
+        raise ConductorError(f"guidance_scale must be at least 1 (1 is no guidance), but it is {guidance_scale}")
     if others["paths_per_forward"] is not None and others["paths_per_forward"] < 1:
         raise ConductorError(
             f"paths_per_forward must be at least 1, or None for all at once, but it is {others['paths_per_forward']}"
@@ -127,7 +128,9 @@ def filled(
         injection = Injection(**defaults.injection.model_dump() | given(injection))
     if refinement is not None:
         refinement = Refinement(**defaults.refinement.model_dump() | given(refinement))
-    return SamplingSettings(alignment=alignment, injection=injection, refinement=refinement, **others)
+    return SamplingSettings(
+        guidance_scale=guidance_scale, alignment=alignment, injection=injection, refinement=refinement, **others
+    )
 
 
 def given(settings: Settings) -> dict[str, Any]:

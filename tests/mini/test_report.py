@@ -43,6 +43,19 @@ def test_right_designs_in_their_places(arrangement):
     outcome = assess(found, ["dog/noto", "cat/noto"], arrangement)
     assert outcome.present == outcome.placed == [True, True]
     assert outcome.omitted == [False, False]
+    assert outcome.overlap == [0.0, 0.0]  # these findings have empty masks
+
+
+def test_overlap_is_with_the_layouts_masks(arrangement):
+    left, right = arrangement.boxes
+    masks = [np.asarray(mask) for mask in arrangement.layout.masks]
+    found = [
+        Finding("dog", "dog/noto", masks[0], 0.9, left),
+        Finding("cat", "cat/noto", masks[0] | masks[1], 0.9, right),
+    ]
+    outcome = assess(found, ["dog/noto", "cat/noto"], arrangement)
+    assert outcome.overlap[0] == 1.0
+    assert 0 < outcome.overlap[1] < 1
 
 
 def test_wrong_places_and_missing_objects_show(arrangement):

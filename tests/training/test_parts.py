@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -14,6 +15,7 @@ from PIL import Image
 from concept_conductor.errors import ConductorError
 from concept_conductor.training.augmentation import canvas, place, place_subject
 from concept_conductor.training.captions import TEMPLATES, varied, with_placeholders
+from concept_conductor.training.config import Augmentation
 from concept_conductor.training.dataset import Example
 from concept_conductor.training.losses import attention_loss, masked_loss, target
 
@@ -99,11 +101,33 @@ def test_pixels_and_mask_move_together() -> None:
     mask.paste(255, (30, 10, 50, 40))
     example = Example("a", image, mask)
     for seed in range(20):
-        pixels, subject = canvas(example, place_subject(example, 64, 0.5, Random(seed)), 64)
+        pixels, subject = canvas(example, place_subject(example, 64, Augmentation(), Random(seed)), 64)
         assert pixels.shape == (3, 64, 64)
         assert subject.shape == (1, 64, 64)
         assert subject.any()
         assert ((pixels[0] > 0).float() - subject[0]).abs().mean() < 0.03
+
+
+@given(width=st.integers(20, 200), height=st.integers(20, 200), middle=st.floats(0, 1), seed=st.integers(0, 9))
+@settings(max_examples=50, deadline=None)
+def test_without_padding_a_square_with_some_of_the_subject_fills_the_canvas(
+    width: int, height: int, middle: float, seed: int
+) -> None:
+    mask = Image.new("L", (width, height))
+    left, top = int(middle * (width - 10)), int(middle * (height - 10))
+    mask.paste(255, (left, top, left + 10, top + 10))
+    example = Example("a", Image.new("RGB", (width, height), "white"), mask)
+    placing = place_subject(example, 64, Augmentation(padding=False), Random(seed))
+    pixels, subject = canvas(example, placing, 64)
+    assert (pixels == 1).all()
+    assert subject.any() or min(width, height) > 64  # where it is scaled down, a pixel of it may get lost
+
+
+def test_a_picture_of_the_models_size_is_not_scaled_without_padding() -> None:
+    noise = Image.effect_noise((64, 64), 100).convert("RGB")
+    example = Example("a", noise)
+    pixels, _ = canvas(example, place_subject(example, 64, Augmentation(padding=False), Random(0)), 64)
+    assert torch.equal(pixels, torch.from_numpy(np.array(noise, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1)
 
 
 def test_padding_is_no_subject() -> None:

@@ -48,6 +48,7 @@ class Defaults(BaseModel):
         alignment: step size, concept weight and window of layout alignment.
         injection: where concepts are injected.
         refinement: window, rhythm and overlap threshold of mask refinement.
+        guidance_scale: classifier-free guidance, at least 1.
         training: the base model's values for the trainer.
     """
 
@@ -59,6 +60,7 @@ class Defaults(BaseModel):
     alignment: Alignment
     injection: Injection = Injection(blocks=("up",))
     refinement: Refinement
+    guidance_scale: float = Field(default=7.5, ge=1)
     training: TrainingDefaults
 
     def overridden(self, own: Mapping[str, Any]) -> Defaults:

@@ -41,7 +41,7 @@ SHIPPED = (*MINI, "paper")
 
 def _mini(name: str, combinations: Sequence[Sequence[str]], objects: str) -> dict[str, Any]:
     """The fields of a benchmark on the embedded model, with the settings its report is made with."""
-    from concept_conductor.mini.report import GUIDANCE, STEPS, WEIGHT, design_of
+    from concept_conductor.mini.report import STEPS, WEIGHT, design_of
     from concept_conductor.mini.world import BACKDROPS as PAINTED
 
     concepts = dict.fromkeys(concept for combination in combinations for concept in combination)
@@ -49,7 +49,7 @@ def _mini(name: str, combinations: Sequence[Sequence[str]], objects: str) -> dic
         "name": name,
         "version": 1,
         "model": "mini",
-        "settings": {"steps": STEPS, "guidance_scale": GUIDANCE, "inversion": {"steps": 250}},
+        "settings": {"steps": STEPS, "inversion": {"steps": 250}},
         "concepts": {
             concept: {
                 "file": f"mini/{concept}",

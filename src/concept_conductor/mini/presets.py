@@ -70,12 +70,15 @@ CPU = Preset(
     # In so small a U-Net the encoder's attention tells one design from another too. Twenty pictures (ten pairs, two
     # scenes, one seed, 50 steps), both concepts right and placed, and concepts omitted, by the blocks that are fused:
     # up: 9, 7 of 40; mid and up: 9, 7; down, mid and up: 14, 5.
+    # Guidance overshoots contrast until colours are no design's: of 16 pictures of dog-noto alone 11 were recognised at
+    # 2.5, all at 1.5; of the twenty pairs at seed 5, 17 at 1.5.
     conductor={
         "layout_layer": "up_blocks.2.attentions.0.transformer_blocks.0.attn1",
         "mask_layer": "up_blocks.2.attentions.2.transformer_blocks.0.attn1",
         "alignment": {"step_size": 10.0, "concept_weight": 1.0, "end": 0.3},
         "injection": {"blocks": ["down", "mid", "up"]},
         "refinement": {"start": 0.25, "end": 0.4, "every": 5, "overlap_threshold": 0.0},
+        "guidance_scale": 1.5,
         "training": {"norm_threshold": 0.7},
     },
 )
@@ -102,7 +105,7 @@ CUDA = Preset(
     conductor={
         "layout_layer": "up_blocks.1.attentions.0.transformer_blocks.0.attn1",
         "mask_layer": "up_blocks.2.attentions.2.transformer_blocks.0.attn1",
-        **{key: CPU.conductor[key] for key in ("alignment", "injection", "refinement", "training")},
+        **{key: CPU.conductor[key] for key in ("alignment", "injection", "refinement", "guidance_scale", "training")},
     },
 )
 

@@ -25,7 +25,6 @@ from concept_conductor.sampling import sample_alone
 from concept_conductor.unet.lora import scaled
 
 STEPS = 50
-GUIDANCE = 2.5
 WEIGHT = 1.0
 
 PAIRS = (
@@ -63,6 +62,8 @@ class Outcome:
     """It was found where the layout has it."""
     omitted: list[bool]
     """Nothing of its class was found where the layout has it."""
+    overlap: list[float]
+    """IoU of the layout's mask with the object, whatever it is, that covers it best; 0 where there is none."""
 
 
 def text_to_image(
@@ -76,7 +77,7 @@ def text_to_image(
     else:
         texts = backbone.encode_concept_prompts(concept, WEIGHT, [prompt, ""])
         update = scaled(concept.unet, WEIGHT)
-    pixels = sample_alone(backbone, Conditioning.stack([texts]), update, noise, STEPS, GUIDANCE)
+    pixels = sample_alone(backbone, Conditioning.stack([texts]), update, noise, STEPS, pipe.defaults.guidance_scale)
     return [Image.fromarray(picture) for picture in to_uint8(pixels)]
 
 
@@ -147,14 +148,13 @@ def compose(
     entries = [ConceptPrompt(concept, replaces=list(dict.fromkeys(classes)), weight=WEIGHT) for concept in concepts]
     if method.sampler is not None:
         noise = initial_noise(pipe, seeds)
-        pixels = sample_merged(pipe, arrangement.prompt, entries, noise, STEPS, GUIDANCE)
+        pixels = sample_merged(pipe, arrangement.prompt, entries, noise, STEPS, pipe.defaults.guidance_scale)
         return [Image.fromarray(picture) for picture in to_uint8(pixels)]
     output = pipe(
         arrangement.prompt,
         entries,
         arrangement.layout,
         num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
         num_images_per_prompt=len(seeds),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         inversion=Inversion(steps=250),
@@ -166,12 +166,14 @@ def compose(
 
 def assess(findings: list[Finding], designs: Sequence[str], arrangement: Arrangement) -> Outcome:
     """Compare what was found with what was asked for; each finding counts for one concept at most."""
-    outcome = Outcome([], [], [])
-    for design, box in zip(designs, arrangement.boxes):
+    assert arrangement.layout.masks is not None  # drawn with it
+    outcome = Outcome([], [], [], [])
+    for design, box, mask in zip(designs, arrangement.boxes, arrangement.layout.masks):
         there = [finding for finding in findings if _middle_inside(finding.box, box)]
         outcome.present.append(any(finding.design == design for finding in findings))
         outcome.placed.append(any(finding.design == design for finding in there))
         outcome.omitted.append(not any(finding.class_name == design.split("/")[0] for finding in there))
+        outcome.overlap.append(max((_iou(finding.mask, np.asarray(mask)) for finding in findings), default=0.0))
     return outcome
 
 
@@ -237,6 +239,7 @@ def measure_pairs(
     yield f"{method.title}: both present", share([all(o.present) for o in outcomes])
     yield f"{method.title}: both in their places", share([all(o.placed) for o in outcomes])
     yield f"{method.title}: concepts omitted", share([gone for o in outcomes for gone in o.omitted])
+    yield f"{method.title}: objects' IoU with the layout's", f"{np.mean([o.overlap for o in outcomes]):.2f}"
 
 
 def share(values: Sequence[bool]) -> str:
@@ -267,6 +270,10 @@ def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8)
         pen.text((x + 1, y + 1), text[:21], fill="black")
         sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (x, y + head))
     return sheet
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / max(1, (one | other).sum()))
 
 
 def _box(mask: np.ndarray) -> tuple[float, float, float, float]:

@@ -1,7 +1,8 @@
 """How an image is placed on the training canvas.
 
 The published recipe: the short side brought to the resolution; half the time a crop, that of a portrait keeping the
-top; the long side fitted to the resolution; a random place on a black canvas; the mask alike. No mirroring.
+top; the long side fitted to the resolution; a random place on a black canvas; the mask alike. No mirroring. Without
+padding the crop is always the largest square, which fills the canvas.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from concept_conductor.training.config import Augmentation
 from concept_conductor.training.dataset import Example
 
 
@@ -30,6 +32,20 @@ class Placing:
     box: tuple[float, float, float, float]
     size: tuple[int, int]
     offset: tuple[int, int]
+
+
+def fill(size: tuple[int, int], resolution: int, subject: tuple[int, int, int, int], random: Random) -> Placing:
+    """Draw which largest square of an image of ``size`` (width, height) fills the canvas.
+
+    Args:
+        subject: ``(left, top, right, bottom)`` of what the square must show some of.
+    """
+    side = min(size)
+    left, top = (
+        random.randint(max(0, low - side + 1), min(length - side, high - 1))
+        for length, low, high in zip(size, subject[:2], subject[2:])
+    )
+    return Placing((left, top, left + side, top + side), (resolution, resolution), (0, 0))
 
 
 def place(size: tuple[int, int], resolution: int, crop: float, random: Random) -> Placing:
@@ -57,9 +73,12 @@ def place(size: tuple[int, int], resolution: int, crop: float, random: Random) -
     return Placing(box, placed, offset)
 
 
-def place_subject(example: Example, resolution: int, crop: float, random: Random) -> Placing:
+def place_subject(example: Example, resolution: int, settings: Augmentation, random: Random) -> Placing:
     """A placing that keeps at least some of the subject in the picture."""
-    placing = place(example.image.size, resolution, crop, random)
+    if not settings.padding:
+        subject = None if example.mask is None else example.mask.getbbox()
+        return fill(example.image.size, resolution, subject or (0, 0, *example.image.size), random)
+    placing = place(example.image.size, resolution, settings.crop, random)
     if example.mask is not None and _part(example.mask, placing, Image.Resampling.NEAREST).getbbox() is None:
         return place(example.image.size, resolution, 0.0, random)
     return placing

@@ -54,7 +54,7 @@ class Batches:
             order = Random(f"{config.seed}/order/{number // count}").sample(range(count), count)
             index = order[number % count]
             example = self.examples[index]
-            placing = place_subject(example, plan.resolution, config.augmentation.crop, random)
+            placing = place_subject(example, plan.resolution, config.augmentation, random)
             pixels, mask = canvas(example, placing, plan.resolution)
             latents.append(self._encoded(index, placing, pixels))
             masks.append(mask)

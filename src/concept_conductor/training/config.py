@@ -49,11 +49,14 @@ class Augmentation(TrainingSettings):
 
     Attributes:
         crop: how often an image is cropped.
+        padding: put the picture at a random place on a black canvas, on which even a square has a pixel to move by;
+            off: fill the canvas with the largest square, which spares small pictures the scaling.
         templates: captions are put into one of these, ``{}`` being the caption: "objects", "people", or a list.
         shuffle: shuffle a caption's comma-separated phrases after the first.
     """
 
     crop: Fraction = 0.5
+    padding: bool = True
     templates: str | tuple[str, ...] = "objects"
     shuffle: bool = True
 
