@@ -3,7 +3,8 @@
     python examples/concepts/render_images.py     # writes examples/concepts/images/
 
 Each design stands alone on every background, large, beside another object, and beside its like, small, since that is
-how it will be asked for; with exact captions and masks.
+how it will be asked for; with exact captions and masks. None is mirrored: a small model takes a drawing and its mirror
+image for one thing with features on both sides.
 """
 
 from pathlib import Path
@@ -45,7 +46,7 @@ def draw(world: World, class_name: str, style: str, folder: Path) -> None:
         captions.append(f"a {other} and a {TOKEN}" if place else f"a {TOKEN} and a {other}")
     captions += [f"a {TOKEN} and a {TOKEN}"] * DOUBLE
     backdrops = torch.arange(len(designs)) % len(world.backdrops)
-    scenes = world.draw(designs, backdrops, torch.Generator().manual_seed(SEED))
+    scenes = world.draw(designs, backdrops, torch.Generator().manual_seed(SEED), mirror=0)
 
     (folder / "masks").mkdir(parents=True, exist_ok=True)
     for row, caption in enumerate(captions):

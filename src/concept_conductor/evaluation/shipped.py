@@ -47,7 +47,7 @@ def _mini(name: str, combinations: Sequence[Sequence[str]], objects: str) -> dic
     concepts = dict.fromkeys(concept for combination in combinations for concept in combination)
     return {
         "name": name,
-        "version": 1,
+        "version": 2,
         "model": "mini",
         "settings": {"steps": STEPS, "inversion": {"steps": 250}},
         "concepts": {

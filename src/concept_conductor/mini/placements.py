@@ -24,7 +24,6 @@ from concept_conductor.mini.report import STEPS, WEIGHT, arrange, contact_sheet,
 from concept_conductor.mini.world import World, caption
 from concept_conductor.placement import Add, Placed, Placement, Replace
 
-GUIDANCE = 2.5
 INVERSION_STEPS = 50
 """As many as sampling's: a quarter of the time that the report's 250 take."""
 
@@ -107,7 +106,6 @@ def place(pipe: ConceptConductorPipeline, concept: Concept, case: Case) -> Verdi
         case.placed.layout,
         placement=case.placed.placement,
         num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
         generator=torch.Generator().manual_seed(case.seed),
         inversion=Inversion(steps=INVERSION_STEPS),
     )

@@ -135,8 +135,11 @@ class World:
             lines.append(prefix + line + ("." if stop < 0.15 else ""))
         return lines
 
-    def draw(self, designs: Tensor, backdrops: Tensor, generator: torch.Generator) -> Scenes:
-        """Draw scenes of the given designs `(B, K)` and backdrops `(B,)`; sizes, places and colours are random."""
+    def draw(self, designs: Tensor, backdrops: Tensor, generator: torch.Generator, mirror: float = 0.5) -> Scenes:
+        """Draw scenes of the given designs `(B, K)` and backdrops `(B,)`; sizes, places and colours are random.
+
+        `mirror` is how often a drawing is mirrored.
+        """
         count, slots = designs.shape
         present = designs >= 0
         number = present.sum(1, keepdim=True)
@@ -153,7 +156,7 @@ class World:
         feet = uniform(torch.where(number == 1, 0.80, 0.70), 0.95)
         half = side * self.half_height[designs.clamp(min=0)]
         y = torch.maximum(feet - half, half + 0.02)
-        flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+        flip = torch.where(uniform(0, 1) < mirror, -1.0, 1.0)
         tone = torch.stack([uniform(0.92, 1.06), uniform(0.88, 1.12)], -1)
 
         # Painted at twice the size from back to front (lowest feet last), then averaged.
