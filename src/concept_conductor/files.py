@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -20,19 +20,28 @@ def written_whole(path: str | Path) -> Iterator[BinaryIO]:
     Folders above it are made. Where the block fails, an earlier file of that name stays as it was.
 
     Raises:
-        ConductorError: the disk is full.
+        ConductorError: the disk is full, or what should be a folder is a file.
         OSError: the file cannot be written for another reason.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with full_disk_told(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             with open(temporary, "wb") as file:
                 yield file
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # which has been told
+            temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConductorError(f"'{folder}' is a file, or lies in one; expected a folder, choose another") from error
 
 
 @contextmanager

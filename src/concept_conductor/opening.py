@@ -12,7 +12,7 @@ from concept_conductor.concepts import Concept
 from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.grounding import Grounder, default_grounder
-from concept_conductor.images import load_image, load_layer, load_mask
+from concept_conductor.images import MAX_PIXELS, load_image, load_layer, load_mask
 from concept_conductor.layout import Layout
 from concept_conductor.layouts.boxes import check_boxes
 from concept_conductor.layouts.collage import Collage
@@ -33,6 +33,9 @@ from concept_conductor.recipe import (
 
 PLAIN = "#808080"
 """What lies behind objects in boxes where nothing else is asked for."""
+
+MOST_TOGETHER = 4 * MAX_PIXELS
+"""Pixels of all of a collage's cut-outs before they are scaled: 1 GiB."""
 
 #: Concepts, layout and placement of a recipe.
 Opened = tuple[list[ConceptPrompt], "Layout | PendingLayout | None", Placement | None]
@@ -188,7 +191,15 @@ def _collage(recipe: Recipe, given: CollageEntry, paths: Located) -> Layout | Pe
     place: Place = ("layout", "collage")
     entry = recipe.layout
     assert entry is not None
-    cutouts = [_cutout(recipe, one, paths, (*place, "cutouts", index)) for index, one in enumerate(given.cutouts)]
+    cutouts: list[Cutout] = []
+    for index, one in enumerate(given.cutouts):
+        cutouts.append(_cutout(recipe, one, paths, (*place, "cutouts", index)))
+        if (pixels := sum(cutout.image.width * cutout.image.height for cutout in cutouts)) > MOST_TOGETHER:
+            raise recipe.error(
+                (*place, "cutouts", index),
+                f"the cut-outs so far have {pixels:,} pixels in their pictures, but at most {MOST_TOGETHER:,} are held "
+                "together; make the pictures smaller",
+            )
     background = _background(recipe, given.background, paths, *place, "background")
 
     def made(behind: Image.Image | str) -> Layout:

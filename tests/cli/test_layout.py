@@ -127,6 +127,10 @@ def test_a_collage_is_written_with_its_masks(conductor, spec: Path) -> None:
         ("z: 1", "position: [1, 1]", "line 5: 'cutouts[1]': expected either 'box', or 'position' and 'scale'"),
         ("z: 1", "words: a cat", "line 5: 'cutouts[1]': expected 'mask' or 'words'"),
         ("scale: 0.5", "scale: 99999", "cutouts[2]': the cut-out scaled by 99999 would have"),
+        ("scale: 0.5", "scale: 1e308", "cutouts[2]': the cut-out scaled by 1e+308 would have"),
+        ("scale: 0.5", "scale: -1", "'cutouts[2].scale': expected a number greater than 0"),
+        ("scale: 0.5", f"scale: 0x{'f' * 5000}", "but it is a whole number of too many digits"),
+        ("position: [30, 90]", "position: [1e300, 5e9]", "cut-out 1 of 3 lies outside of the collage"),
     ],
 )
 def test_collages_that_cannot_be(conductor, spec: Path, old: str, new: str, said: str) -> None:
@@ -296,3 +300,35 @@ def test_showing_boxes_shows_what_a_run_starts_with(
 def test_a_recipe_without_layout_has_none_to_show(conductor, tmp_path: Path) -> None:
     (tmp_path / "plain.yaml").write_text("prompt: a dog\n")
     assert "there is no layout to show" in conductor("layout", "show", tmp_path / "plain.yaml").err
+
+
+def test_pictures_of_cutouts_are_not_held_without_end(conductor, spec: Path, monkeypatch) -> None:
+    monkeypatch.setattr(opening, "MOST_TOGETHER", 1000)
+    outcome = conductor("layout", "collage", spec, "--out", "here")
+    assert outcome.status == 1
+    assert "line 6: 'layout.collage.cutouts[2]': the cut-outs so far have 1,344 pixels" in outcome.err
+    assert not Path("here").exists()
+
+
+def test_nothing_to_show(conductor, recipe: Path) -> None:
+    recipe.write_text("prompt: a\nlayout: {image: ref.png, prompt: a, points: []}\n")
+    outcome = conductor("layout", "show", recipe, "--out", "here")
+    assert outcome.status == 1
+    assert "line 2: 'layout.points': it is empty" in outcome.err
+    assert not Path("here").exists()
+
+
+def test_an_edit_that_leaves_nothing_names_the_recipe(conductor, recipe: Path) -> None:
+    with_layout(recipe, LAYOUT + "  edit: {grow: -500}\n")
+    outcome = conductor("layout", "show", recipe, "--out", "here")
+    assert outcome.status == 1
+    assert "pets.yaml, line" in outcome.err and "nothing is left of mask 1" in outcome.err
+
+
+@pytest.mark.parametrize("out", ["taken", "taken/here"])
+def test_a_file_where_the_folder_should_be(conductor, spec: Path, out: str) -> None:
+    Path("taken").write_text("mine")
+    outcome = conductor("layout", "collage", spec, "--out", out)
+    assert outcome.status == 1
+    assert outcome.err == f"'{out}' is a file, or lies in one; expected a folder, choose another\n"
+    assert Path("taken").read_text() == "mine"

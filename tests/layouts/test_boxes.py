@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.layouts.boxes import masks_in_boxes
+from concept_conductor.layouts.boxes import check_boxes, masks_in_boxes
 
 
 def regions() -> torch.Tensor:
@@ -76,3 +76,10 @@ def test_masks_may_be_finer_than_regions() -> None:
     (mask,) = masks_in_boxes(regions(), (8, 8), [(0.0, 0.0, 0.3, 1.0)], (16, 16))
     fine = mask.reshape(16, 16)
     assert fine[5:11, :4].all() and not fine[:, 5:].any()  # cut at 0.3 of the width, between 4 and 5 of 16
+
+
+def test_boxes_whose_area_is_no_number() -> None:
+    tiny = (0.0, 0.0, 1e-200, 1e-200)
+    check_boxes([tiny, tiny], (8, 8))
+    with pytest.raises(ConductorError, match="box 1 is too small"):
+        masks_in_boxes(regions(), (8, 8), [tiny, tiny])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,29 @@ def test_masks_are_disjoint_and_exactly_the_visible_pixels(cutouts: list[Cutout]
         assert np.array_equal(mask, (pixels(collage.image) == COLOURS[number]).all(-1))
     assert np.stack(collage.masks).sum(0).max() == 1
     assert ((pixels(collage.image) == SKY).all(-1) == ~np.stack(collage.masks).any(0)).all()
+
+
+@given(
+    *[st.floats(allow_nan=False, allow_infinity=False)] * 3,
+    st.floats(0, exclude_min=True, allow_infinity=False),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_numbers_give_a_collage_or_one_clear_error(
+    x: float, y: float, angle: float, scale: float, strip: bool
+) -> None:
+    size = (20_000, 1) if strip else (4, 4)
+    with suppress(ConductorError):
+        Collage(
+            "#87b5e0", [Cutout(Image.new("RGBA", size, "red"), position=(x, y), rotation=angle, scale=scale)], (40, 30)
+        )
+
+
+def test_a_long_strip_is_not_turned() -> None:
+    strip = Cutout(Image.new("RGBA", (60_000, 4), "red"), rotation=45)
+    with pytest.raises(ConductorError, match="60000x4 pixels turned by 45 degrees would need 1.8e.09 pixels"):
+        strip.drawn()
+    assert replace(strip, rotation=90).drawn().size == (4, 60_000)
 
 
 @given(cutouts(), st.randoms())

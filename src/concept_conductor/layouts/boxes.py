@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -48,7 +49,8 @@ def check_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> None:
     for (first, one), (second, other) in combinations(enumerate(boxes, 1), 2):
         across = min(one[2], other[2]) - max(one[0], other[0])
         down = min(one[3], other[3]) - max(one[1], other[1])
-        shared = max(0.0, across) * max(0.0, down) / min(area(one), area(other))
+        smaller = max(min(area(one), area(other)), sys.float_info.min)  # the area of a tiny box may round to 0
+        shared = max(0.0, across) * max(0.0, down) / smaller
         if shared > MOST_SHARED:
             raise ConductorError(
                 f"boxes {first} and {second} share {shared:.0%} of the smaller one, but at most {MOST_SHARED:.0%} may "

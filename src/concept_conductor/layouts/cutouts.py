@@ -23,6 +23,9 @@ Point = tuple[float, float]
 OPAQUE = 128
 """From this alpha on, of 255, a pixel shows the cut-out and not what is behind it."""
 
+MOST_TURNED = 2 * MAX_PIXELS
+"""Pixels of a cut-out once it is turned: a square needs twice its own at 45 degrees, a long strip far more."""
+
 
 @dataclass(frozen=True)
 class Cutout:
@@ -70,9 +73,10 @@ class Cutout:
             object.__setattr__(self, "position", ((extent[0] + extent[2]) / 2, (extent[1] + extent[3]) / 2))
         object.__setattr__(self, "image", image.crop(extent))
         object.__setattr__(self, "mask", None)
-        if (pixels := math.prod(self.size)) > MAX_PIXELS:
+        width, height = (side * self.scale for side in self.image.size)
+        if (pixels := width * height) > MAX_PIXELS:
             raise ConductorError(
-                f"the cut-out scaled by {self.scale:g} would have {pixels:,} pixels, but at most {MAX_PIXELS:,} are "
+                f"the cut-out scaled by {self.scale:g} would have {pixels:.3g} pixels, but at most {MAX_PIXELS:,} are "
                 "drawn; scale it less"
             )
 
@@ -107,15 +111,28 @@ class Cutout:
         if image.size != self.size:
             image = image.resize(self.size, Image.Resampling.LANCZOS)
         if self.rotation % 360:
+            self._check_turned(image.size)
             image = image.rotate(-self.rotation, Image.Resampling.BICUBIC, expand=True)
         return image.crop(image.getchannel("A").getbbox())
+
+    def _check_turned(self, size: tuple[int, int]) -> None:
+        angle = math.radians(self.rotation)
+        across, down = abs(math.cos(angle)), abs(math.sin(angle))
+        pixels = (size[0] * across + size[1] * down) * (size[0] * down + size[1] * across)
+        if pixels > MOST_TURNED:
+            raise ConductorError(
+                f"the cut-out of {size[0]}x{size[1]} pixels turned by {self.rotation:g} degrees would need "
+                f"{pixels:.3g} pixels, but at most {MOST_TURNED:,} are drawn; make it smaller, or turn it less"
+            )
 
     def layer(self, size: tuple[int, int]) -> Image.Image:
         """The cut-out alone on a transparent canvas of ``size``, RGBA."""
         image, (x, y) = self.drawn(), self.middle
         canvas = Image.new("RGBA", size)
         # floor(x + 1/2), so that halves go one way wherever the cut-out lies
-        canvas.paste(image, (math.floor(x - image.width / 2 + 0.5), math.floor(y - image.height / 2 + 0.5)))
+        left, top = math.floor(x - image.width / 2 + 0.5), math.floor(y - image.height / 2 + 0.5)
+        if -image.width < left < size[0] and -image.height < top < size[1]:  # Pillow takes no number at all beyond
+            canvas.paste(image, (left, top))
         return canvas
 
     @property

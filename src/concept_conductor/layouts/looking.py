@@ -43,7 +43,13 @@ def look(recipe: Recipe) -> Seen:
     concepts, opened, _ = open_files(recipe, paths)
     if opened is None:
         raise ConductorError(f"{recipe.source}: there is no layout to show; give the recipe a 'layout'")
-    if isinstance(opened, Layout) and (masks := opened.exact_masks()) is not None:
+    if recipe.layout is not None and recipe.layout.places()[0] == 0:
+        raise recipe.error(
+            ("layout", recipe.layout.kind), "it is empty, so there is nothing to show; give one at least"
+        )
+    with recipe.blaming("layout"):
+        masks = opened.exact_masks() if isinstance(opened, Layout) else None
+    if isinstance(opened, Layout) and masks is not None:
         return Seen(opened, masks, _names(recipe, concepts, len(masks)))
     pipe = load_pipeline(locate_model(recipe.model, recipe.folder), recipe)
     recipe = as_used(recipe, pipe, concepts)
