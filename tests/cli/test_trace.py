@@ -56,3 +56,20 @@ def test_a_safety_checker(conductor, recipe: Path, quick, monkeypatch: pytest.Mo
     assert outcome.status == 1
     assert "no trace with this checkpoint: its safety checker judges finished pictures" in outcome.err
     assert not quick.calls
+
+
+@pytest.mark.parametrize(
+    ("seeds", "trace", "out"),
+    [("0", "here", "here"), ("0", "here", "here/out"), ("0-1", "here", "here/seed-0001"), ("0", "a/../here", "here")],
+)
+def test_results_do_not_go_into_a_trace(conductor, recipe: Path, quick, seeds: str, trace: str, out: str) -> None:
+    outcome = conductor("generate", recipe, "--seeds", seeds, "--trace", trace, "--out", out)
+    assert outcome.status == 1
+    assert f"would hold the results too, which go to '{out}'" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not quick.calls
+    assert not any(Path().iterdir())
+
+
+def test_a_trace_may_lie_among_the_results(conductor, recipe: Path, quick) -> None:
+    assert conductor("generate", recipe, "--seeds", "0", "--trace", "here/inside", "--out", "here").status == 0

@@ -12,7 +12,7 @@ import typer
 
 from concept_conductor.cli import hide_loading_bars
 from concept_conductor.errors import ConductorError
-from concept_conductor.tracing.folder import check_folder, folders_of
+from concept_conductor.tracing.folder import check_folder, check_own, folders_of
 
 if TYPE_CHECKING:
     from concept_conductor.cli.folder import RunFolder
@@ -51,6 +51,7 @@ def generate(
     if trace is not None:
         for place in folders_of(trace, chosen.seeds):
             check_folder(place)
+            check_own(place, folder)
     if not as_json:
         typer.echo(f"Loading {chosen.model} ...", err=True)
     start = time.perf_counter()

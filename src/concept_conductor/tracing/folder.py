@@ -42,6 +42,20 @@ def check_folder(folder: Path) -> None:
         raise ConductorError(f"the folder '{folder}' cannot be read ({error.strerror}); choose another") from error
 
 
+def check_own(folder: Path, results: Path) -> None:
+    """Look whether a trace's folder is neither the results' nor around it: the next trace would take them away.
+
+    Raises:
+        ConductorError: it is.
+    """
+    own, other = folder.resolve(), results.resolve()
+    if own == other or own in other.parents:
+        raise ConductorError(
+            f"the trace's folder '{folder}' would hold the results too, which go to '{results}'; a trace takes a "
+            "folder of its own, such as one in there"
+        )
+
+
 def is_trace(folder: Path) -> bool:
     """Whether an earlier trace lies there."""
     record = folder / RECORD
