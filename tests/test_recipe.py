@@ -149,6 +149,8 @@ def test_every_mistake_gets_its_own_sentence_in_order(tmp_path: Path) -> None:
         ("- x\n" * 50_000, "expected at most 20,000 values"),
         ("prompt: \x01", "this is no valid YAML"),
         ("prompt: 2020-99-99", "line 1: '2020-99-99' cannot be read"),
+        (f"prompt: a\nsteps: {'9' * 5000}", r"line 2: '9{56}\.\.\. cannot be read"),
+        (f"prompt: a\nsteps: 0x{'f' * 5000}", "line 2: 'steps': .*but it is a whole number of too many digits"),
     ],
 )
 def test_files_that_are_no_recipe(tmp_path: Path, text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,3 +238,30 @@ def test_the_examples_are_recipes_with_their_files_beside_them(path: Path) -> No
     recipe = Recipe.load(path)
     for name in recipe.files().values():
         assert (recipe.folder / name).is_file() or name.startswith("mini/"), name
+
+
+def test_json_numbers_of_too_many_digits(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match="no valid JSON: a whole number of too many digits"):
+        Recipe.load(written(tmp_path, f'{{"prompt": "a", "steps": {"9" * 5000}}}', "recipe.json"))
+
+
+@pytest.mark.parametrize(
+    ("objects", "said"),
+    [
+        ("[]", "'placement.objects': expected at least 1 in this list, but there are 0"),
+        ("[{}]", "'placement.objects[0]': expected either 'replace' or 'add'"),  # and none about how many there are
+        ("5", "'placement.objects': expected a list, but it is 5"),
+    ],
+)
+def test_lists_of_too_few(tmp_path: Path, objects: str, said: str) -> None:
+    text = f"prompt: a\nplacement:\n  image: a.png\n  prompt: a\n  objects: {objects}\n"
+    with pytest.raises(DocumentError) as caught:
+        Recipe.load(written(tmp_path, text))
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["9223372036854775808", "0-9999, 10000-10001"])
+def test_seeds_that_are_too_large_or_too_many(text: str) -> None:
+    with pytest.raises(ValueError, match="expected (seeds below|at most)"):
+        parse_seeds(text)

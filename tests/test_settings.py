@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from concept_conductor import Alignment, ConceptConductorPipeline, Injection, Inversion, Refinement
 from concept_conductor.backbones.defaults import read_model_settings
+from concept_conductor.errors import ConductorError
 from concept_conductor.mini import MODEL_FOLDER
 from concept_conductor.settings import step_at
 
@@ -59,3 +60,13 @@ def test_the_family_fuses_the_decoder_and_mini_all(tiny_pipe: ConceptConductorPi
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Alignment(end=0.3).end = 0.5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"guidance_scale": Infinity}', '{"guidance_scale": NaN}', f'{{"guidance_scale": {"9" * 5000}}}', "[" * 99_999],
+)
+def test_a_models_own_values_are_finite(tmp_path, tiny_pipe, text: str) -> None:
+    (tmp_path / "conductor.json").write_text(text)
+    with pytest.raises(ConductorError, match=r"conductor\.json.*; mend or remove"):
+        read_model_settings(tmp_path, tiny_pipe.defaults)

@@ -22,6 +22,8 @@ MAX_DEPTH = 20
 MAX_VALUES = 20_000
 """Values of a document once its aliases are written out."""
 
+TOO_LONG = "a whole number of too many digits"
+
 Place = tuple[str | int, ...]
 """Where a value stands: ``("concepts", 0, "weight")``."""
 
@@ -65,8 +67,13 @@ class Document:
             return model.model_validate(self.data)
         except ValidationError as error:
             sentences = []
-            for problem in error.errors(include_url=False):
+            problems = error.errors(include_url=False)
+            for problem in problems:
                 place = tuple(part for part in problem["loc"])
+                if problem["type"] == "too_short" and any(
+                    len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in problems
+                ):
+                    continue  # only because the entries that do not fit are not counted
                 line = self.line(place)
                 where = self.source if line is None else f"{self.source}, line {line}"
                 sentences.append((line or 0, f"{where}: {explained(problem, model)}"))
@@ -98,9 +105,9 @@ def read_json(text: str, source: str) -> Document:
     """Read JSON; lines are found by reading it as the YAML that it nearly is."""
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        reason = getattr(error, "msg", "nested too deeply")
+        reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", TOO_LONG)
         raise DocumentError(f"{source}, line {line}: this is no valid JSON: {reason}") from error
     try:
         lines = read_yaml(text.replace("\t", " "), source).lines  # JSON has tabs only between its tokens
@@ -192,10 +199,10 @@ class _Reader:
     def scalar(self, node: Node) -> Any:
         try:
             return self.constructor.construct_object(node)
-        except ValueError as error:  # a date such as 2020-99-99
+        except ValueError as error:  # a date such as 2020-99-99, or thousands of digits
             raise DocumentError(
-                f"{self.document.source}, line {node.start_mark.line + 1}: '{node.value}' cannot be read ({error}); "
-                "put it in quotes"
+                f"{self.document.source}, line {node.start_mark.line + 1}: {_shown(node.value)} cannot be read "
+                f"({str(error).partition(';')[0]}); put it in quotes"
             ) from error
 
 
@@ -222,7 +229,13 @@ def explained(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind == "value_error":
         reason = str(problem["ctx"]["error"])
         return f"'{name}': {reason}" if name else reason
-    reason = problem["msg"].replace("Input should be ", "expected ", 1)
+    if kind in ("too_short", "too_long"):
+        bounds = problem["ctx"]
+        bound = f"at least {bounds['min_length']}" if kind == "too_short" else f"at most {bounds['max_length']}"
+        count = len(value) if isinstance(value, Sequence) else bounds["actual_length"]
+        return f"'{name}': expected {bound} in this list, but there are {count}"
+    reason = problem["msg"].replace("Input should be ", "expected ", 1).replace("a valid tuple", "a list")
+    reason = re.sub(r"a valid dictionary or instance of \w+", "a group of fields", reason)
     reason = re.sub("^expected (?=greater|less)", "expected a number ", reason)
     return f"'{name}': {reason[:1].lower()}{reason[1:]}, but it is {_shown(value)}"
 
@@ -254,5 +267,8 @@ def _shown(value: Any) -> str:
         return "a group of fields"
     if isinstance(value, list):
         return "a list"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # written in hexadecimal, where Python reads any length
+        return TOO_LONG
     return text if len(text) <= 60 else text[:57] + "..."

@@ -27,7 +27,7 @@ class TrainingDefaults(BaseModel):
         gradient_checkpointing: recompute activations instead of keeping them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     norm_threshold: PerEncoder
     learning_rates: LearningRates = LearningRates(embeddings=(1e-3,), text_encoder=(1e-5,), unet=1e-4)
@@ -52,7 +52,7 @@ class Defaults(BaseModel):
         training: the base model's values for the trainer.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     layout_layer: str
     mask_layer: str
@@ -82,9 +82,9 @@ def read_model_settings(folder: Path, family: Defaults) -> Defaults:
         return family
     try:
         return family.overridden(json.loads(file.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise ConductorError(f"{file} is no valid JSON object ({error}); mend or remove it") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ConductorError(f"{file}: '{field}': {first['msg']}; mend or remove that line") from error
+    except (ValueError, RecursionError, AttributeError, TypeError) as error:  # no JSON, no UTF-8, no object
+        raise ConductorError(f"{file} is no valid JSON object ({error}); mend or remove it") from error

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 MAX_SEEDS = 10_000
+MOST_SEED = 2**63
 
 Name = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 """A path as a recipe writes it."""
@@ -15,7 +16,7 @@ Text = Annotated[str, Field(strict=True, max_length=20_000)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Side = Annotated[int, Field(strict=True, ge=8, le=8192)]
 Real = Annotated[float, Field(strict=True)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=MOST_SEED)]
 
 
 def parse_seeds(value: Any) -> Any:
@@ -34,9 +35,13 @@ def parse_seeds(value: Any) -> Any:
         if match is None:
             raise ValueError(f"expected seeds like 3, 0-7 or 0,3,5, but it is '{value}'")
         first, last = int(match[1]), int(match[2] or match[1])
+        if last >= MOST_SEED:
+            raise ValueError(f"expected seeds below 2**63, but '{part.strip()}' is not")
         if last < first or last - first >= MAX_SEEDS:
             raise ValueError(f"expected 1 to {MAX_SEEDS:,} seeds from low to high, but '{part.strip()}' is not")
         seeds.extend(range(first, last + 1))
+        if len(seeds) > MAX_SEEDS:
+            raise ValueError(f"expected at most {MAX_SEEDS:,} seeds, but these are more")
     return list(dict.fromkeys(seeds))
 
 
