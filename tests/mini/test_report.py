@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from concept_conductor.errors import ConductorError
 from concept_conductor.mini.judge import Finding
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.report import (
@@ -12,6 +13,7 @@ from concept_conductor.mini.report import (
     assess,
     contact_sheet,
     design_of,
+    load_concepts,
     share,
 )
 
@@ -81,3 +83,11 @@ def test_share():
 def test_contact_sheet_holds_all_pictures():
     sheet = contact_sheet([("dog", Image.new("RGB", (64, 64)))] * 9, columns=4)
     assert sheet.size == (4 * 128, 3 * (128 + 14))
+
+
+@pytest.mark.parametrize(("name", "said"), [(None, "holds no concepts"), ("my_dog", "is named after no design")])
+def test_concepts_that_are_not_of_the_world(tmp_path, name, said):
+    if name is not None:
+        (tmp_path / f"{name}.safetensors").touch()
+    with pytest.raises(ConductorError, match=said):
+        load_concepts(tmp_path)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, ConductorOutput, Inversion
 from concept_conductor.evaluation.grounding import JudgeGrounder
+from concept_conductor.images import save_png
 from concept_conductor.layouts.boxes import Box
 from concept_conductor.layouts.collage import Collage
 from concept_conductor.layouts.cutouts import Cutout
@@ -150,7 +151,6 @@ def measure_placements(
 
     Concept number k is replaced and added once for each of `seeds`, from the seed times 100 plus k.
     """
-    out.mkdir(parents=True, exist_ok=True)
     verdicts: dict[str, list[Verdict]] = {"replaced": [], "added": []}
     sheet = []
     for round_ in seeds:
@@ -161,7 +161,7 @@ def measure_placements(
                 verdicts[case.kind].append(verdict)
                 sheet += [("picture", case.placed.placement.image), ("layout", case.placed.layout.image)]
                 sheet += [(f"{name} {'found' if verdict.recognised else 'not found'}", verdict.picture)]
-                contact_sheet(sheet, columns=9).save(out / "placements.png")
+                save_png(contact_sheet(sheet, columns=9), out / "placements.png")
                 yield f"{name} {case.kind}", "recognised" if verdict.recognised else "not recognised"
     for kind, some in verdicts.items():
         yield f"{kind}: concept recognised", share([verdict.recognised for verdict in some])

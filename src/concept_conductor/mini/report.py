@@ -15,6 +15,7 @@ from torch import Tensor
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, ConductorOutput, Inversion, Layout
 from concept_conductor.baselines.merged import sample_merged
+from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.methods import Method
 from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.judge import Finding, Judge
@@ -248,8 +249,20 @@ def share(values: Sequence[bool]) -> str:
 
 
 def load_concepts(folder: Path) -> dict[str, Concept]:
-    """All concepts of `folder` by the names of their files."""
-    return {file.stem: Concept.load(file) for file in sorted(folder.glob("*.safetensors"))}
+    """All concepts of `folder` by the names of their files.
+
+    Raises:
+        ConductorError: it holds none, or one that is named after no design.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ConductorError(f"the folder '{folder}' holds no concepts; expected files CLASS-STYLE.safetensors")
+    for file in files:
+        try:
+            design_of(file.stem)
+        except KeyError as error:
+            raise ConductorError(f"'{file}' is named after no design of mini's world: {error.args[0]}") from error
+    return {file.stem: Concept.load(file) for file in files}
 
 
 def design_of(name: str) -> str:
