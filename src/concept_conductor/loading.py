@@ -38,7 +38,7 @@ def pretrained(model: str | Path, kwargs: dict[str, Any]) -> DiffusionPipeline:
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise ConductorError(
             f"'{model}' is no diffusers folder (it has no model_index.json); for a single checkpoint file "
-            "use from_single_file"
+            "use from_single_file, and save_pretrained where a folder is needed"
         )
     try:
         index = DiffusionPipeline.load_config(

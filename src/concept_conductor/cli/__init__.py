@@ -70,7 +70,7 @@ def load_command(name: str) -> Any:
     entry = COMMANDS[name]
     found = getattr(import_module(f"{__name__}.{entry.module}"), entry.name)
     if not isinstance(found, typer.Typer):
-        function, found = found, typer.Typer()
+        function, found = found, typer.Typer(add_completion=False)
         found.command(name)(function)
     command = typer.main.get_command(found)
     command.name = name

@@ -9,7 +9,7 @@ from rich.console import Console
 from concept_conductor.concepts.conversion import BY_SUFFIX, ConceptFormat
 from concept_conductor.errors import ConceptFileError
 
-app = typer.Typer(help="Look into concept files, and convert them.", no_args_is_help=True)
+app = typer.Typer(help="Look into concept files, and convert them.", no_args_is_help=True, add_completion=False)
 
 
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository on the hub.")]

@@ -35,17 +35,29 @@ def evaluate(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the results; what is there is not made again. [outputs/NAME]")
+        Path | None,
+        typer.Option(help="Folder for the results; what is there is not made again.", show_default="outputs/NAME"),
     ] = None,
     subset: Annotated[str | None, typer.Option(help="A named part of the benchmark.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Names with commas between.", metavar="NAME,...")] = None,
-    metrics: Annotated[str | None, typer.Option(help="Names with commas between.", metavar="NAME,...")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names with commas between; by default the benchmark's, or all.", metavar="NAME,..."),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas between; by default the benchmark's, or all that fit.", metavar="NAME,..."
+        ),
+    ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(help="Make the pictures on a Ray cluster: HOST:PORT, auto or local.", metavar="ADDRESS"),
+        typer.Option(
+            help="Make the pictures on a Ray cluster: HOST:PORT, ray://HOST:PORT, auto or local.", metavar="ADDRESS"
+        ),
     ] = None,
     worker_cpus: Annotated[
-        int | None, typer.Option(help="With --ray: CPUs for each worker where there is no GPU. [2]", min=1, max=1024)
+        int | None,
+        typer.Option(help="With --ray: CPUs for each worker where there is no GPU.", min=1, max=1024, show_default="2"),
     ] = None,
     only_images: Annotated[bool, typer.Option("--only-images", help="Leave scoring to another time.")] = False,
     write: Annotated[

@@ -27,7 +27,7 @@ def generate(
     recipe: Annotated[Path, typer.Argument(help="A recipe: YAML or JSON.", metavar="RECIPE.yaml", show_default=False)],
     seeds: Annotated[str | None, typer.Option(help="Instead of the recipe's: 3, 0-7 or 0,3,5.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the results. [default: the recipe's, or outputs/NAME]")
+        Path | None, typer.Option(help="Folder for the results.", show_default="the recipe's, or outputs/NAME")
     ] = None,
     previews: Annotated[bool, typer.Option("--previews", help="Also write the pictures as they form.")] = False,
     trace: Annotated[

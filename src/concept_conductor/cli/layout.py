@@ -9,9 +9,9 @@ import typer
 
 from concept_conductor.cli import hide_loading_bars
 
-app = typer.Typer(help="Look at layouts, and make collages.", no_args_is_help=True)
+app = typer.Typer(help="Look at layouts, and make collages.", no_args_is_help=True, add_completion=False)
 
-Out = Annotated[Path | None, typer.Option(help="Folder for the pictures. [default: outputs/NAME]")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the pictures.", show_default="outputs/NAME")]
 
 
 @app.command()

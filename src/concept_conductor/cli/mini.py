@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: What tells most about the method; `all` has the other ablations too.
 ROWS = ("full", "no-alignment", "no-injection", "no-refinement", "merged")
 
-app = typer.Typer(help="Train the embedded model, and measure it.", no_args_is_help=True)
+app = typer.Typer(help="Train the embedded model, and measure it.", no_args_is_help=True, add_completion=False)
 
 
 class Part(str, Enum):

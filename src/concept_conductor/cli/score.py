@@ -19,7 +19,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", "
 
 
 def score(
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of nothing else.", show_default=False)],
     prompt: Annotated[
         str | None, typer.Option(help="What they were asked to show; by default what the recipe inside each says.")
     ] = None,

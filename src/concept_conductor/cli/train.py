@@ -11,10 +11,12 @@ from concept_conductor.concepts.conversion import ConceptFormat
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="The training's recipe, CONCEPT.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="The training's recipe: YAML or JSON.", metavar="CONCEPT.yaml", show_default=False)
+    ],
     output: Annotated[Path | None, typer.Option(help="Concept file to write; the recipe's if not given.")] = None,
     format: Annotated[
-        ConceptFormat | None, typer.Option(help="Format of that file; the recipe's if not given.")
+        ConceptFormat | None, typer.Option(help="Format of that file, ours or mixofshow; the recipe's if not given.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = True,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps; the recipe's if not given.")] = None,
