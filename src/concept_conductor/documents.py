@@ -235,7 +235,7 @@ def explained(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
         count = len(value) if isinstance(value, Sequence) else bounds["actual_length"]
         return f"'{name}': expected {bound} in this list, but there are {count}"
     reason = problem["msg"].replace("Input should be ", "expected ", 1).replace("a valid tuple", "a list")
-    reason = re.sub(r"a valid dictionary or instance of \w+", "a group of fields", reason)
+    reason = re.sub(r"a valid dictionary( or instance of \w+)?", "a group of fields", reason)
     reason = re.sub("^expected (?=greater|less)", "expected a number ", reason)
     return f"'{name}': {reason[:1].lower()}{reason[1:]}, but it is {_shown(value)}"
 

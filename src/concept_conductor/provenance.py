@@ -20,7 +20,7 @@ from concept_conductor.documents import Place, read_json
 from concept_conductor.errors import ConductorError
 from concept_conductor.files import sha256_of
 from concept_conductor.images import RECIPE_KEY, read_recipe
-from concept_conductor.recipe import Recipe
+from concept_conductor.recipe import Name, Recipe
 from concept_conductor.settings import Settings
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
@@ -49,7 +49,7 @@ class Provenance(Settings):
     format: Literal[1] = 1
     recipe: Recipe
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    folder: str
+    folder: Name
     files: dict[str, Hash]
     model: Hash | None
     versions: dict[str, str]

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from concept_conductor import ConceptConductorPipeline, opening, rendering
+from concept_conductor.cli.layout_files import file_name
 from concept_conductor.evaluation.grounding import Segment
 from concept_conductor.images import RECIPE_KEY, read_recipe, save_png
 from concept_conductor.layouts import looking
@@ -332,3 +333,19 @@ def test_a_file_where_the_folder_should_be(conductor, spec: Path, out: str) -> N
     assert outcome.status == 1
     assert outcome.err == f"'{out}' is a file, or lies in one; expected a folder, choose another\n"
     assert Path("taken").read_text() == "mine"
+
+
+def test_names_of_concepts_fit_into_names_of_files() -> None:
+    assert file_name("a dog/../\n犬") == "a-dog-----犬"
+    assert file_name("x" * 99) == "x" * 60
+    assert file_name("\U00020000" * 99) == "\U00020000" * 40
+
+
+def test_a_collage_behind_a_link_names_the_files_that_it_names_there(conductor, recipe: Path, spec: Path) -> None:
+    (spec.parent / "inner").mkdir()
+    spec = spec.rename(spec.parent / "inner" / spec.name)
+    spec.write_text(spec.read_text().replace("dog.png", "../dog.png").replace("cat", "../cat"))
+    (recipe.parent / "link").symlink_to(spec.parent)
+    with_layout(recipe, "  {collage: link/collage.yaml, prompt: A dog and a cat.}\n")
+    outcome = conductor("layout", "show", recipe, "--out", "here")
+    assert outcome.status == 0, outcome.err

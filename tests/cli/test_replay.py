@@ -132,6 +132,8 @@ def test_folders_named_in_a_picture_are_not_written_to(conductor, picture: Path,
         ({"recipe__steps": 10**9}, "'recipe.steps': expected a number less than or equal to 1000"),
         ({"format": 2}, "'format': expected 1"),
         ({"files": {"ref.png": "x"}}, "'files.ref.png'"),
+        ({"folder": "a\0b"}, "line 1: 'folder': string should match pattern"),
+        ({"files": []}, "line 1: 'files': expected a group of fields, but it is a list"),
     ],
 )
 def test_a_damaged_record(conductor, picture: Path, changes: dict[str, object], said: str) -> None:

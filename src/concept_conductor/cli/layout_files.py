@@ -47,5 +47,6 @@ def write_layout(
 
 
 def file_name(name: str) -> str:
-    """A concept's name as a part of a file's."""
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:60]
+    """A concept's name as a part of a file's, at most 160 of the 255 bytes that those may have."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:60]
+    return safe.encode()[:160].decode(errors="ignore")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -146,7 +145,7 @@ def with_collage(document: Document, folder: Path) -> Document:
         )
     collage = read_document(file)
     collage.validated(CollageEntry)
-    _seen_from(folder, file.parent, collage.data)
+    _seen_from(Path(name).parent, collage.data)
     data = {**document.data, "layout": {**layout, "collage": collage.data}}
     return Document(document.source, data, document.lines)
 
@@ -164,15 +163,15 @@ def collage_document(path: str | Path, model: str) -> Document:
     return Document(collage.source, {"model": model, "prompt": "", "layout": layout}, lines)
 
 
-def _seen_from(folder: Path, own: Path, data: dict[str, Any]) -> None:
-    """Let a collage's file names, which count from ``own``, count from ``folder``."""
+def _seen_from(own: Path, data: dict[str, Any]) -> None:
+    """Let a collage's file names count from where ``own``, its folder, counts from.
+
+    They are not simplified: ``link/../dog.png`` is another file than ``dog.png`` where ``link`` leads elsewhere.
+    """
     for part in _parts(data):
         for field in ("image", "mask"):
             if part.get(field) is not None:
-                try:
-                    part[field] = Path(os.path.relpath(own / part[field], folder)).as_posix()
-                except ValueError:  # another drive
-                    part[field] = str((own / part[field]).absolute())
+                part[field] = (own / part[field]).as_posix()
 
 
 def _parts(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
