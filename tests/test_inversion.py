@@ -36,7 +36,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[slice]:
     def count(self: Multipath, *arguments: Any, fusion: Any = None) -> torch.Tensor:
         if fusion is None and len(arguments) == 4:
             seen.append(arguments[3])
-        return original(self, *arguments, *(() if len(arguments) == 5 else (fusion,)))
+        return original(self, *arguments, *(() if len(arguments) >= 5 else (fusion,)))
 
     monkeypatch.setattr(Multipath, "noise", count)
     return seen
