@@ -11,6 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 #: The run length in whose steps the paper states its windows.
 PAPER_STEPS = 200
 
+#: The paper's classifier-free guidance.
+PAPER_GUIDANCE = 7.5
+
 #: Low-rank updates wider than this are surely a mistake: no layer of the supported models has a higher rank.
 MAX_RANK = 1280
 
@@ -178,7 +181,7 @@ class SamplingSettings(Settings):
     """
 
     steps: Annotated[int, Field(ge=1)] = 200
-    guidance_scale: Annotated[float, Field(ge=1)] = 7.5
+    guidance_scale: Annotated[float, Field(ge=1)] = PAPER_GUIDANCE
     alignment: Alignment | None = Alignment()
     injection: Injection | None = Injection()
     refinement: Refinement | None = Refinement()

@@ -10,7 +10,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.settings import Alignment, Injection, LearningRates, PerEncoder, Ranks, Refinement
+from concept_conductor.settings import (
+    PAPER_GUIDANCE,
+    Alignment,
+    Injection,
+    LearningRates,
+    PerEncoder,
+    Ranks,
+    Refinement,
+)
 
 MODEL_SETTINGS_FILE = "conductor.json"
 
@@ -60,7 +68,7 @@ class Defaults(BaseModel):
     alignment: Alignment
     injection: Injection = Injection(blocks=("up",))
     refinement: Refinement
-    guidance_scale: float = Field(default=7.5, ge=1)
+    guidance_scale: float = Field(default=PAPER_GUIDANCE, ge=1)
     training: TrainingDefaults
 
     def overridden(self, own: Mapping[str, Any]) -> Defaults:

@@ -21,7 +21,16 @@ from concept_conductor.layouts.collage import Collage
 from concept_conductor.layouts.cutouts import Cutout
 from concept_conductor.layouts.pixels import mask_pixels
 from concept_conductor.mini.judge import Finding, Judge
-from concept_conductor.mini.report import STEPS, WEIGHT, arrange, contact_sheet, design_of, share
+from concept_conductor.mini.report import (
+    STEPS,
+    WEIGHT,
+    arrange,
+    contact_sheet,
+    design_of,
+    frame_of,
+    middle_inside,
+    share,
+)
 from concept_conductor.mini.world import World, caption
 from concept_conductor.placement import Add, Placed, Placement, Replace
 
@@ -120,15 +129,8 @@ def recognised(findings: list[Finding], case: Case) -> bool:
     """Whether the concept's design is found with its middle in the bounding box of its mask."""
     assert case.placed.layout.masks is not None
     (mask,) = (np.asarray(mask) for mask in case.placed.layout.masks)
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    height, width = mask.shape
-    for finding in findings:
-        left, top, right, bottom = finding.box
-        x, y = (left + right) / 2 * width, (top + bottom) / 2 * height
-        inside = columns[0] <= x <= columns[-1] + 1 and rows[0] <= y <= rows[-1] + 1
-        if inside and finding.design == design_of(case.concept):
-            return True
-    return False
+    frame, design = frame_of(mask), design_of(case.concept)
+    return any(finding.design == design and middle_inside(finding.box, frame) for finding in findings)
 
 
 def psnr_outside(picture: Image.Image, placement: Placement) -> float:

@@ -71,7 +71,7 @@ CPU = Preset(
     # scenes, one seed, 50 steps), both concepts right and placed, and concepts omitted, by the blocks that are fused:
     # up: 9, 7 of 40; mid and up: 9, 7; down, mid and up: 14, 5.
     # Guidance overshoots contrast until colours are no design's: of 16 pictures of dog-noto alone 11 were recognised at
-    # 2.5, all at 1.5; of the twenty pairs at seed 5, 17 at 1.5.
+    # 2.5, all at 1.5; with the shipped concepts 16 of the twenty pairs at seed 5.
     conductor={
         "layout_layer": "up_blocks.2.attentions.0.transformer_blocks.0.attn1",
         "mask_layer": "up_blocks.2.attentions.2.transformer_blocks.0.attn1",

@@ -134,7 +134,7 @@ def arrange(world: World, classes: Sequence[str], backdrop: str, seed: int) -> A
     pixels = ((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     masks = scene.masks[0].cpu().numpy()
     prompt = caption(list(classes), backdrop, counted=False)
-    return Arrangement(prompt, Layout(Image.fromarray(pixels), prompt, masks=list(masks)), tuple(map(_box, masks)))
+    return Arrangement(prompt, Layout(Image.fromarray(pixels), prompt, masks=list(masks)), tuple(map(frame_of, masks)))
 
 
 def compose(
@@ -170,7 +170,7 @@ def assess(findings: list[Finding], designs: Sequence[str], arrangement: Arrange
     assert arrangement.layout.masks is not None  # drawn with it
     outcome = Outcome([], [], [], [])
     for design, box, mask in zip(designs, arrangement.boxes, arrangement.layout.masks):
-        there = [finding for finding in findings if _middle_inside(finding.box, box)]
+        there = [finding for finding in findings if middle_inside(finding.box, box)]
         outcome.present.append(any(finding.design == design for finding in findings))
         outcome.placed.append(any(finding.design == design for finding in there))
         outcome.omitted.append(not any(finding.class_name == design.split("/")[0] for finding in there))
@@ -289,12 +289,14 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
-def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
+def frame_of(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """Bounding box of a mask `(h, w)`: left, top, right, bottom as fractions."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = mask.shape
     return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
 
 
-def _middle_inside(box: tuple[float, ...], frame: tuple[float, ...]) -> bool:
+def middle_inside(box: tuple[float, ...], frame: tuple[float, ...]) -> bool:
+    """Whether the middle of one box lies in the other."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return frame[0] <= x <= frame[2] and frame[1] <= y <= frame[3]
