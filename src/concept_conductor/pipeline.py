@@ -20,9 +20,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from concept_conductor import loading
 from concept_conductor.backbones import TILE, Backbone, Defaults, family_of, read_model_settings
 from concept_conductor.errors import ConductorError
+from concept_conductor.finishing import blacked_out, finished
 from concept_conductor.inversion import Progress
-from concept_conductor.layout import Layout, mask_pixels
-from concept_conductor.placement import Placement, composite
+from concept_conductor.layout import Layout
+from concept_conductor.placement import Placement
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.sampling import Step, sample
 from concept_conductor.scene import filled, image_size, initial_latents, make_scene
@@ -319,7 +320,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
                 replaced = (changes or {}).get("latents")
         assert step is not None
         final = step.latents if replaced is None else replaced
-        images, flagged = self._finish(backbone, final, output_type, placement, size)
+        images, flagged = finished(backbone, final, size, placement, self.safety_checked, output_type)
         self.maybe_free_model_hooks()
         masks = step.masks.cpu()
         if not return_dict:
@@ -327,41 +328,8 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         assert first is not None
         return ConductorOutput(images, masks, flagged, first.cpu())
 
-    def _finish(
-        self, backbone: Backbone, latents: Tensor, output_type: str, placement: Placement | None, size: tuple[int, int]
-    ) -> tuple[Any, list[bool] | None]:
-        """Decode, put the original's pixels back outside of a placement, ask the safety checker."""
-        if output_type == "latent":
-            return latents, None
-        pixels = torch.cat([backbone.decode_latents(one) for one in latents.split(1)])  # one by one, to save memory
-        pictures = [Image.fromarray(array) for array in to_uint8(pixels)]
-        if placement is not None:
-            original = placement.image.convert("RGB").resize(size)
-            mask = Image.fromarray(mask_pixels(placement.mask, size).numpy())
-            pictures = [composite(picture, original, mask, backbone.vae_factor / 2) for picture in pictures]
-        pictures, flagged = self.safety_checked(pictures)
-        if output_type == "pil":
-            return pictures, flagged
-        if placement is not None or any(flagged or ()):
-            arrays = np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in pictures])
-            pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2)
-        return (pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).cpu().numpy()), flagged
-
     def safety_checked(self, pictures: list[Image.Image]) -> tuple[list[Image.Image], list[bool] | None]:
-        """Black out what the checkpoint's own safety checker refuses."""
+        """Black out what the checkpoint's own safety checker refuses; None instead of verdicts without one."""
         if self.safety_checker is None:
             return pictures, None
-        device = self._execution_device
-        features = self.feature_extractor(pictures, return_tensors="pt").pixel_values
-        self.safety_checker.to(device)
-        arrays = np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in pictures])
-        _, flagged = self.safety_checker(images=arrays, clip_input=features.to(device, self.safety_checker.dtype))
-        flagged = [bool(flag) for flag in flagged]
-        black = Image.new("RGB", pictures[0].size)
-        return [black if flag else picture for picture, flag in zip(pictures, flagged, strict=True)], flagged
-
-
-def to_uint8(pixels: Tensor) -> np.ndarray:
-    """``(n, 3, h, w)`` in 0..1 as ``(n, h, w, 3)`` bytes."""
-    array: np.ndarray = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return array
+        return blacked_out(pictures, self.safety_checker, self.feature_extractor, self._execution_device)

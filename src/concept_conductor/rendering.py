@@ -18,10 +18,11 @@ from torch import Tensor
 from concept_conductor.backbones import Backbone, Defaults
 from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
+from concept_conductor.finishing import to_uint8
 from concept_conductor.layout import Layout
 from concept_conductor.layouts.generation import PlainPictures
 from concept_conductor.opening import PendingLayout, located_files, open_files
-from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput, to_uint8
+from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput
 from concept_conductor.placement import Placement
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import Provenance, locate_model, model_sha256, sha256_at, versions

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from concept_conductor import ConceptConductorPipeline, Inversion, Trace
+from concept_conductor.finishing import to_uint8
 from concept_conductor.masks import iou, resize
 from concept_conductor.mini.judge import Judge
-from concept_conductor.pipeline import to_uint8
 from concept_conductor.sampling import sample
 from concept_conductor.scene import filled, initial_latents, make_scene
 from concept_conductor.tracing.subjects import subjects_of

@@ -17,7 +17,8 @@ from PIL import Image
 
 from concept_conductor.evaluation.jobs import Group, Job
 from concept_conductor.evaluation.methods import Sampler
-from concept_conductor.pipeline import ConceptConductorPipeline, to_uint8
+from concept_conductor.finishing import to_uint8
+from concept_conductor.pipeline import ConceptConductorPipeline
 from concept_conductor.provenance import locate_model
 from concept_conductor.recipe import Recipe
 from concept_conductor.rendering import Rendering, StepReport, load_pipeline

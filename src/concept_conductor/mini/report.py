@@ -17,10 +17,10 @@ from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, 
 from concept_conductor.baselines.merged import sample_merged
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.methods import Method
+from concept_conductor.finishing import to_uint8
 from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.judge import Finding, Judge
 from concept_conductor.mini.world import World, caption
-from concept_conductor.pipeline import to_uint8
 from concept_conductor.prompts import Conditioning
 from concept_conductor.sampling import sample_alone
 from concept_conductor.unet.lora import scaled

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from concept_conductor.backbones import Backbone
 from concept_conductor.concepts.concept import Concept
-from concept_conductor.pipeline import to_uint8
+from concept_conductor.finishing import to_uint8
 from concept_conductor.prompts import Conditioning
 from concept_conductor.sampling import sample_alone
 from concept_conductor.training.captions import with_placeholders
