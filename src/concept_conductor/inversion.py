@@ -112,7 +112,7 @@ def inverted_latents(
     scheduler.set_timesteps(steps, device=backbone.device)
     visited = [t for t in scheduler.timesteps if int(t) <= max(needed)]
     latents = backbone.encode_image(source.pixels)
-    text = source.text.conditional()
+    text = source.text.conditional
     kept = {}
     for done, t in enumerate(visited, start=1):
         prediction = paths.noise(latents, t, text, BASE_PATH, fusion=None)[0, 0]

@@ -54,5 +54,5 @@ class Observation:
 def observe(paths: Multipath, reference: Inverted, t: Tensor) -> Observation:
     """A look at the layout reference at timestep ``t``: one more forward of the base path, one image, no guidance."""
     latents, recording = reference.latents[int(t)], Recording()
-    paths.noise(latents, t, reference.text.conditional(), BASE_PATH, None, recording)
+    paths.noise(latents, t, reference.text.conditional, BASE_PATH, None, recording)
     return Observation.of(recording, paths.backbone, latents, t, guidance_scale=1.0)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,7 @@ class Conditioning:
     texts: Tensor
     pooled: Tensor | None = None
 
+    @cached_property
     def conditional(self) -> Conditioning:
         """The conditional half alone."""
         return Conditioning(self.texts[:, :1], None if self.pooled is None else self.pooled[:, :1])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from concept_conductor.concepts.concept import FullWeight, LowRank, Update
 from concept_conductor.errors import BusyError, ConceptFileError
 from concept_conductor.unet.convolution import PathwiseConv2d
+from concept_conductor.unet.text import TextProjection
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -60,8 +61,8 @@ class PathwiseLinear(nn.Module):
             return y
         here = slice(start - present.start, stop - present.start)
         count = present.stop - present.start
-        x_paths = x.unflatten(0, (count, -1))[here].flatten(1, -2)  # (paths, rows * tokens, in)
-        y_paths = y.unflatten(0, (count, -1))[here].view(stop - start, -1, y.shape[-1])
+        x_paths = x.reshape(count, -1, x.shape[-1])[here]  # (paths, rows * tokens, in)
+        y_paths = y.view(count, -1, y.shape[-1])[here]
         # in place: a linear layer's backward does not need its output. Autocast leaves in-place operations alone, so
         # that under it ``up`` has to be brought to the layer's precision here
         y_paths.baddbmm_(torch.bmm(x_paths, self.down[start:stop]), self.up[start:stop].to(y))
@@ -69,8 +70,10 @@ class PathwiseLinear(nn.Module):
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """A layer itself where a path-wise one stands in its place."""
-    return module.base if isinstance(module, PathwiseLinear | PathwiseConv2d) else module
+    """A layer itself where others stand in its place."""
+    while isinstance(module, PathwiseLinear | PathwiseConv2d | TextProjection):
+        module = module.base
+    return module
 
 
 def find_layer(model: nn.Module, name: str) -> str:

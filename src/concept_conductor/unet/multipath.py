@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
@@ -25,6 +25,7 @@ from concept_conductor.unet.layers import (
 )
 from concept_conductor.unet.lora import pathwise
 from concept_conductor.unet.paths import Forward, Fusion, Paths, Recording
+from concept_conductor.unet.text import remembering
 
 if TYPE_CHECKING:
     from concept_conductor.backbones import Backbone, Defaults
@@ -45,6 +46,7 @@ class Multipath:
         self.count = count
         self.paths_per_forward = paths_per_forward or count
         self._paths = paths
+        self._remembered: list[tuple[Conditioning, int, dict[str, Tensor]]] = []
 
     def chunks(self) -> list[slice]:
         """Runs of consecutive paths, one forward each: concept paths first, the base path in the last."""
@@ -76,7 +78,7 @@ class Multipath:
         Raises:
             torch.OutOfMemoryError: the sentence says what would need less.
         """
-        forward = Forward(chunk, text.texts[chunk], len(latents), fusion=fusion, recording=recording)
+        forward = self._forward(text, chunk, len(latents), fusion=fusion, recording=recording)
         prediction = forward.by_path(self._run(self.backbone.unet, latents, t, text, forward))
         if recording is not None:
             recording.predictions.append(prediction)
@@ -95,8 +97,8 @@ class Multipath:
         Returns:
             ``(paths, images, tokens, channels)``.
         """
-        text = text.conditional()
-        forward = Forward(chunk, text.texts[chunk], len(latents), stop_at_layout=True)
+        text = text.conditional
+        forward = self._forward(text, chunk, len(latents), stop_at_layout=True)
         unet = plain(self.backbone.unet)  # a compiled U-Net could not be left half way
         last = unet.get_submodule(self.backbone.layout_layer)
         wanted = gradient_checkpointing or bool(getattr(unet, "is_gradient_checkpointing", False))
@@ -106,6 +108,18 @@ class Multipath:
         except LayoutReached as reached:
             return forward.by_path(reached.keys)[:, 0]
         raise RuntimeError("the forward ended without passing the layout layer")
+
+    def _forward(self, text: Conditioning, chunk: slice, images: int, **purpose: Any) -> Forward:
+        """A forward of the paths of ``chunk`` that knows what earlier ones made of the same texts."""
+        texts = text.texts[chunk]
+        if len(texts) < len(text.texts):  # memory is short: kept for every chunk it would be as much as all at once
+            return Forward(chunk, texts, images, **purpose)
+        for known, count, remembered in self._remembered:
+            if known is text and count == images:
+                return Forward(chunk, texts, images, remembered=remembered, **purpose)
+        # the last two: an aligned step has a forward with the unconditional texts and one without
+        self._remembered = [*self._remembered[-1:], (text, images, {})]
+        return Forward(chunk, texts, images, remembered=self._remembered[-1][-1], **purpose)
 
     def _run(self, unet: torch.nn.Module, latents: Tensor, t: Tensor, text: Conditioning, forward: Forward) -> Tensor:
         paths, guidance = forward.texts.shape[:2]
@@ -149,7 +163,7 @@ def multipath(
     processors = wrap(unet, backbone.defaults, paths)
     _busy.add(unet)
     try:
-        with pathwise(unet, updates, paths):
+        with pathwise(unet, updates, paths), remembering(unet, paths):
             unet.set_attn_processor(dict(processors))  # a copy: set_attn_processor empties what it is given
             yield Multipath(backbone, paths, len(updates), paths_per_forward)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -62,6 +62,7 @@ class Forward:
         stop_at_layout: end the forward at the layout layer's keys.
         fusion: inject and record, or leave the attention alone.
         recording: keep what is computed for a look inside; None for no look.
+        remembered: what follows from the texts alone, kept from one forward to the next; None keeps nothing.
     """
 
     present: slice
@@ -70,12 +71,25 @@ class Forward:
     stop_at_layout: bool = False
     fusion: Fusion | None = None
     recording: Recording | None = None
+    remembered: dict[str, Tensor] | None = None
 
     def rows_of_text(self, layer: int) -> Tensor:
         """The texts of cross-attention layer ``layer`` for every row, ``(rows, tokens, dim)``."""
+        return self.remember(f"text {layer}", lambda: self._rows_of_text(layer))
+
+    def _rows_of_text(self, layer: int) -> Tensor:
         text = self.texts[:, :, layer, None]  # (paths, guidance, 1, tokens, dim)
         paths, guidance, _, tokens, dim = text.shape
         return text.expand(-1, -1, self.images, -1, -1).reshape(paths * guidance * self.images, tokens, dim)
+
+    def remember(self, what: str, compute: Callable[[], Tensor]) -> Tensor:
+        """What ``compute`` makes of the texts: made at the first step, known at all others."""
+        if self.remembered is None:
+            return compute()
+        if what not in self.remembered:
+            with torch.no_grad():  # gradients are the latents', and later steps need no graph of this one's
+                self.remembered[what] = compute()
+        return self.remembered[what]
 
     def by_path(self, rows: Tensor) -> Tensor:
         """View ``(rows, ...)`` as ``(paths, guidance, images, ...)``."""
@@ -103,11 +117,11 @@ class Forward:
         concepts = [*features[1:], *fusion.kept.pop(layer, ())]
         if not concepts:
             return output
-        masks = fusion.masks.tokens(output.shape[1])  # (images, concepts, tokens)
-        fused = features[0]
+        masks = fusion.masks.tokens(output.shape[1])[..., None]  # (images, concepts, tokens, 1)
+        base = features[0]
         for feature, mask in zip(concepts, masks.unbind(1), strict=True):
-            fused = torch.where(mask[..., None], feature, fused)
-        features[0] = fused  # in place: the output is the inner processor's own, and no gradient flows here
+            # in place: the output is the inner processor's own, and no gradient flows here
+            torch.where(mask, feature, base, out=base)
         return output
 
 
