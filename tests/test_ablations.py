@@ -105,6 +105,29 @@ def gradient(paths: Multipath, latents: Tensor, text: Conditioning, reference: T
         return torch.autograd.grad(loss, leaf)[0]
 
 
+def test_a_margin_is_injection_in_grown_masks(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
+    """A latent cell around each mask; what is shown, and refined, are the masks themselves."""
+    call = {**tiny_call, "refinement": None}
+    boxes = [Image.new("L", (128, 128)) for _ in range(2)]
+    for left, box in zip((16, 80), boxes):
+        ImageDraw.Draw(box).rectangle((left, 40, left + 31, 87), fill=255)
+    grown = [Image.new("L", (128, 128)) for _ in range(2)]
+    for left, box in zip((16, 80), grown):
+        ImageDraw.Draw(box).rectangle((left - 8, 32, left + 39, 95), fill=255)
+    prompt = "A dog and a cat."
+    within, beyond, given = (
+        tiny_pipe(
+            **{**call, "layout": Layout(picture("ref"), prompt, masks)},
+            injection=Injection(margin=margin),
+            generator=torch.Generator().manual_seed(0),
+        )
+        for masks, margin in ((boxes, 0.0), (boxes, 8 / 128), (grown, 0.0))
+    )
+    assert torch.equal(beyond.masks, within.masks)
+    assert torch.allclose(beyond.images, given.images, atol=1e-5)
+    assert not torch.allclose(beyond.images, within.images, atol=1e-3)
+
+
 def test_rectangular_masks(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
     """Injection in rectangles is injection in shapes that are rectangles; without refinement nothing else differs."""
     shapes = []

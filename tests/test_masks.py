@@ -96,3 +96,22 @@ def test_empty_and_covered_masks_are_refused() -> None:
         checked_masks([full, empty], (64, 64), (8, 8))
     with pytest.raises(ConductorError, match="mask 1 is wholly covered by later masks"):
         checked_masks([full, full], (64, 64), (8, 8))
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=seeds, cells=st.integers(0, 4))
+def test_a_margin_reaches_as_far_as_asked_and_leaves_others_theirs(seed: int, cells: int) -> None:
+    masks = Masks(random_masks(seed, 2, 3, 12, 20, share=0.05))
+    margin = cells / 12
+    grown = masks.grown(margin).grid
+    for image in range(2):
+        for concept in range(3):
+            others = masks.grid[image, [i for i in range(3) if i != concept]].any(0)
+            for row, column in np.ndindex(12, 20):
+                rows, columns = (
+                    slice(max(0, row - cells), row + cells + 1),
+                    slice(max(0, column - cells), column + cells + 1),
+                )
+                near = bool(masks.grid[image, concept, rows, columns].any())
+                expected = bool(masks.grid[image, concept, row, column]) or (near and not others[row, column])
+                assert bool(grown[image, concept, row, column]) == expected

@@ -29,7 +29,7 @@ def inject(
         paths: the U-Net with all paths inside.
         latents: ``(images, 4, h, w)``, where all paths start from.
         t: the timestep.
-        masks: where each concept goes.
+        masks: where each concept is; it goes a margin beyond, if the settings have one.
         text: conditioning of all paths, with or without the unconditional half.
         guidance_scale: g in ``ε = ε_u + g (ε_c - ε_u)``.
         settings: what is fused; None for nothing.
@@ -39,6 +39,8 @@ def inject(
     Returns:
         The prediction ``(images, 4, h, w)``, and ``(paths, images, tokens, tokens)`` or None.
     """
+    if settings is not None and settings.margin is not None:
+        masks = masks.grown(settings.margin)
     fusion = Fusion(masks, settings or Injection(self_attention=False, cross_attention=False), record)
     # without fusion or recording nothing of a concept path reaches the picture
     chunks = paths.chunks() if settings is not None or record else [slice(0, 1)]

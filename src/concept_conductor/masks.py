@@ -22,6 +22,7 @@ class Masks:
     def __init__(self, grid: Tensor) -> None:
         self.grid = grid
         self.rectangles = cache(self._rectangles)
+        self.grown = cache(self._grown)
         self.tokens = cache(self._tokens)  # the same few resolutions are asked for in every layer of every step
 
     def _tokens(self, count: int) -> Tensor:
@@ -35,6 +36,19 @@ class Masks:
     def _rectangles(self) -> Masks:
         """Each mask's bounding rectangle."""
         return Masks(bounding_rectangle(self.grid))
+
+    def _grown(self, margin: float) -> Masks:
+        """Each mask with what lies around it, but for what is another's.
+
+        Args:
+            margin: how far in every direction, as a fraction of the grid's shorter side.
+        """
+        cells = math.floor(margin * min(self.grid.shape[-2:]) + 0.5)
+        if cells == 0 or self.grid.shape[1] == 0:
+            return self
+        around = F.max_pool2d(self.grid.float(), 2 * cells + 1, stride=1, padding=cells) > 0.5
+        others = self.grid.sum(1, keepdim=True) > self.grid.int()
+        return Masks(self.grid | (around & ~others))
 
     def with_tokens(self, tokens: Tensor) -> Masks:
         """The masks that have ``tokens (images, concepts, count)`` in a layer of that resolution."""

@@ -83,6 +83,9 @@ class Injection(Settings):
         noise: fuse what the paths predict, Eq. 3, instead of features: the naive way that the paper starts from.
         rectangular: inject each concept in its mask's bounding rectangle, refined or not, instead of in its shape (an
             ablation); where rectangles overlap the later concept wins.
+        margin: how far around its mask a concept is injected as well, as a fraction of the picture's shorter side, but
+            never in another's mask (0: not at all, as in the paper). Worth it where latents are so few that an outline
+            is a guess.
     """
 
     self_attention: bool = True
@@ -90,6 +93,7 @@ class Injection(Settings):
     blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=3)] | None = None
     noise: bool = False
     rectangular: bool = False
+    margin: Fraction | None = None
 
     def fuses(self, block: Block, *, cross_attention: bool) -> bool:
         """Whether a layer of this block and kind is fused; ``blocks`` must be filled where any is."""

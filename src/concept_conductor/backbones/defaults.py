@@ -66,7 +66,7 @@ class Defaults(BaseModel):
     mask_layer: str
     word_layer: str
     alignment: Alignment
-    injection: Injection = Injection(blocks=("up",))
+    injection: Injection = Injection(blocks=("up",), margin=0.0)
     refinement: Refinement
     guidance_scale: float = Field(default=PAPER_GUIDANCE, ge=1)
     training: TrainingDefaults

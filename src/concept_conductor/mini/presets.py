@@ -76,7 +76,7 @@ CPU = Preset(
         "layout_layer": "up_blocks.2.attentions.0.transformer_blocks.0.attn1",
         "mask_layer": "up_blocks.2.attentions.2.transformer_blocks.0.attn1",
         "alignment": {"step_size": 10.0, "concept_weight": 1.0, "end": 0.3},
-        "injection": {"blocks": ["down", "mid", "up"]},
+        "injection": {"blocks": ["down", "mid", "up"], "margin": 1 / 16},
         "refinement": {"start": 0.25, "end": 0.4, "every": 5, "overlap_threshold": 0.0},
         "guidance_scale": 1.5,
         "training": {"norm_threshold": 0.7},
@@ -105,7 +105,8 @@ CUDA = Preset(
     conductor={
         "layout_layer": "up_blocks.1.attentions.0.transformer_blocks.0.attn1",
         "mask_layer": "up_blocks.2.attentions.2.transformer_blocks.0.attn1",
-        **{key: CPU.conductor[key] for key in ("alignment", "injection", "refinement", "guidance_scale", "training")},
+        "injection": {"blocks": ["down", "mid", "up"], "margin": 1 / 32},
+        **{key: CPU.conductor[key] for key in ("alignment", "refinement", "guidance_scale", "training")},
     },
 )
 
