@@ -70,7 +70,7 @@ CPU = Preset(
     # In so small a U-Net the encoder's attention tells one design from another too. Twenty pictures (ten pairs, two
     # scenes, one seed, 50 steps), both concepts right and placed, and concepts omitted, by the blocks that are fused:
     # up: 9, 7 of 40; mid and up: 9, 7; down, mid and up: 14, 5.
-    # An object has six or seven latents a side, so that its outline is a guess and a tight mask cuts ears and handles off.
+    # An object has six or seven latents a side, so that its outline is a guess and tight masks cut ears off.
     # Forty pictures (ten pairs, two layouts, seeds 10 and 11), both concepts right and placed, concepts omitted of 80,
     # and IoU with the layout's objects, injected in the masks: 24, 9, 0.59; a latent around them: 36, 3, 0.59; two: 35,
     # 4, 0.58. Growing the layout's masks alone, by a tenth of the picture, gave 32, 5, 0.56.
