@@ -14,7 +14,7 @@ from concept_conductor.alignment import align
 from concept_conductor.injection import guided, inject
 from concept_conductor.masks import Masks, bounding_rectangle
 from concept_conductor.prompts import Conditioning
-from concept_conductor.unet.lora import scaled
+from concept_conductor.unet.lora import Scaled
 from concept_conductor.unet.multipath import Multipath, multipath
 from tests.conftest import picture
 
@@ -32,7 +32,7 @@ def text(tiny_pipe: ConceptConductorPipeline, tiny_concepts: dict[str, ConceptPr
 
 @pytest.fixture(scope="module")
 def updates(tiny_concepts: dict[str, ConceptPrompt]) -> list[Any]:
-    return [{}, *(scaled(tiny_concepts[name].concept.unet, 0.7) for name in ("chow_dog", "siberian_cat"))]
+    return [{}, *(Scaled(tiny_concepts[name].concept.unet, 0.7) for name in ("chow_dog", "siberian_cat"))]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from concept_conductor.masks import to_latent_grid
 from concept_conductor.placement import Background, InvertedBackground, NoisedBackground, Placement
 from concept_conductor.prompts import ConceptPrompt, Conditioning
 from concept_conductor.settings import Alignment, Injection, Inversion, Refinement, SamplingSettings, Settings
-from concept_conductor.unet.lora import scaled
+from concept_conductor.unet.lora import Scaled
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def make_scene(
             reference = inversion_source(backbone, layout.image, layout.prompt, size, settings.inversion)
     return Scene(
         text=Conditioning.stack(texts),
-        updates=[{}, *(scaled(entry.concept.unet, entry.weight) for entry in concepts)],
+        updates=[{}, *(Scaled(entry.concept.unet, entry.weight) for entry in concepts)],
         latents=latents,
         masks=masks,
         reference=reference,

@@ -13,7 +13,7 @@ from concept_conductor import Concept
 from concept_conductor.backbones import Backbone
 from concept_conductor.sampling import sample_alone
 from concept_conductor.training import Trainer, train
-from concept_conductor.unet.lora import scaled
+from concept_conductor.unet.lora import Scaled
 from tests.training.conftest import recipe
 
 FAST = {"embeddings": 5e-2, "text_encoder": 1e-2, "unet": 1e-2}
@@ -102,7 +102,7 @@ def test_the_file_loads_and_makes_pictures(backbone_xl: Backbone, photos: Path, 
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     (text,) = backbone_xl.encode_concept_prompts(loaded, 0.7, ["a <toy_1> <toy_2>"])
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.isfinite(sample_alone(backbone_xl, text, scaled(loaded.unet, 0.7), latents, 2, 1.0)).all()
+    assert torch.isfinite(sample_alone(backbone_xl, text, Scaled(loaded.unet, 0.7), latents, 2, 1.0)).all()
 
 
 def test_the_text_of_training_is_that_of_sampling(backbone_xl: Backbone, photos: Path) -> None:

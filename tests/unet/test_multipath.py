@@ -15,7 +15,7 @@ from concept_conductor.masks import Masks
 from concept_conductor.prompts import Conditioning
 from concept_conductor.settings import Block, Injection
 from concept_conductor.unet.layers import attention_layers, block_of, cross_attention_names
-from concept_conductor.unet.lora import scaled
+from concept_conductor.unet.lora import Scaled
 from concept_conductor.unet.multipath import multipath
 from concept_conductor.unet.paths import Fusion
 
@@ -55,7 +55,7 @@ def three_paths(
     updates: list[dict[str, LowRank]] = [{}]
     for entry in list(tiny_concepts.values())[:2]:
         texts.append(backbone.encode_concept_prompts(entry.concept, 0.7, [entry.variant(""), ""]))
-        updates.append(scaled(entry.concept.unet, 0.7))
+        updates.append(Scaled(entry.concept.unet, 0.7))
     return updates, Conditioning.stack(texts)
 
 

@@ -20,7 +20,7 @@ from concept_conductor.concepts.concept import Concept
 from concept_conductor.errors import ConceptFileError, ConductorError, FamilyError
 from concept_conductor.prompts import Conditioning, placeholder_embeddings, tokenize
 from concept_conductor.unet.layers import cross_attention_names, plain
-from concept_conductor.unet.lora import AllRows, check_fit, pathwise, scaled
+from concept_conductor.unet.lora import AllRows, Scaled, check_fit, pathwise
 
 #: Side in pixels of the tiles in which the VAE works where tiling is on.
 TILE = 512
@@ -190,7 +190,7 @@ class Backbone(ABC):
         second = prompts_2 if prompts_2 is not None else [None] * len(prompts)
         with ExitStack() as stack:
             for reader, update in zip(self.readers, concept.text_encoders):
-                stack.enter_context(pathwise(reader.encoder, [scaled(update, weight)], AllRows()))
+                stack.enter_context(pathwise(reader.encoder, [Scaled(update, weight)], AllRows()))
             tokens = concept.tokens if concept.placeholders else [{}] * len(self.readers)
             texts = [self._texts(*both) for both in zip(prompts, second, strict=True)]
             return [self.read(pair, tokens, concept.positions) for pair in texts]

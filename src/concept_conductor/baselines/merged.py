@@ -13,7 +13,7 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.pipeline import ConceptConductorPipeline
 from concept_conductor.prompts import ConceptPrompt, Conditioning
 from concept_conductor.sampling import sample_alone
-from concept_conductor.unet.lora import scaled
+from concept_conductor.unet.lora import Scaled
 
 
 def merged(concepts: Sequence[Concept]) -> Concept:
@@ -87,8 +87,8 @@ def sample_merged(
         Concept(
             entry.concept.name,
             entry.concept.tokens,
-            tuple(scaled(encoder, entry.weight) for encoder in entry.concept.text_encoders),
-            scaled(entry.concept.unet, entry.weight),
+            tuple(Scaled(encoder, entry.weight) for encoder in entry.concept.text_encoders),
+            Scaled(entry.concept.unet, entry.weight),
         )
         for entry in concepts
     ]

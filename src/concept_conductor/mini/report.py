@@ -23,7 +23,7 @@ from concept_conductor.mini.judge import Finding, Judge
 from concept_conductor.mini.world import World, caption
 from concept_conductor.prompts import Conditioning
 from concept_conductor.sampling import sample_alone
-from concept_conductor.unet.lora import scaled
+from concept_conductor.unet.lora import Scaled
 
 STEPS = 50
 WEIGHT = 1.0
@@ -74,10 +74,10 @@ def text_to_image(
     backbone = pipe.backbone
     noise = initial_noise(pipe, seeds)
     if concept is None:
-        texts, update = [backbone.encode_prompt(text) for text in (prompt, "")], {}
+        texts, update = [backbone.encode_prompt(text) for text in (prompt, "")], Scaled({}, WEIGHT)
     else:
         texts = backbone.encode_concept_prompts(concept, WEIGHT, [prompt, ""])
-        update = scaled(concept.unet, WEIGHT)
+        update = Scaled(concept.unet, WEIGHT)
     pixels = sample_alone(backbone, Conditioning.stack([texts]), update, noise, STEPS, pipe.defaults.guidance_scale)
     return [Image.fromarray(picture) for picture in to_uint8(pixels)]
 

@@ -16,7 +16,7 @@ from concept_conductor.prompts import Conditioning
 from concept_conductor.sampling import sample_alone
 from concept_conductor.training.captions import with_placeholders
 from concept_conductor.training.config import Samples
-from concept_conductor.unet.lora import scaled
+from concept_conductor.unet.lora import Scaled
 
 CAPTION_HEIGHT = 14
 GAP = 2
@@ -37,7 +37,7 @@ def sample_grid(backbone: Backbone, concept: Concept, settings: Samples, resolut
         texts = backbone.encode_concept_prompts(concept, weight, [*prompts, ""])
         for row, text in enumerate(texts[:-1]):
             both = Conditioning.stack([[text, texts[-1]]])
-            update = scaled(concept.unet, weight)
+            update = Scaled(concept.unet, weight)
             pixels = sample_alone(backbone, both, update, noise, settings.steps, settings.guidance_scale)
             picture = Image.fromarray(to_uint8(pixels)[0])
             top = CAPTION_HEIGHT + row * (tile + CAPTION_HEIGHT + GAP)

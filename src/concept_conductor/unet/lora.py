@@ -112,9 +112,24 @@ def stack_updates(updates: Sequence[LowRank | None], base: nn.Linear) -> tuple[n
     return nn.Parameter(down, requires_grad=False), nn.Parameter(up, requires_grad=False)
 
 
-def scaled(updates: Mapping[str, Update], weight: float) -> dict[str, Update]:
-    """The same updates with the concept's ``weight`` folded in, computed in fp32."""
-    return {name: update.scaled(weight) for name, update in updates.items()}
+class Scaled(Mapping[str, Update]):
+    """Updates with the concept's ``weight`` folded in, computed in fp32 when one is asked for.
+
+    None is kept: in a run the layers have their own copies.
+    """
+
+    def __init__(self, updates: Mapping[str, Update], weight: float) -> None:
+        self.updates = updates
+        self.weight = weight
+
+    def __getitem__(self, name: str) -> Update:
+        return self.updates[name].scaled(self.weight)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.updates)
+
+    def __len__(self) -> int:
+        return len(self.updates)
 
 
 @contextmanager
@@ -130,14 +145,16 @@ def pathwise(model: nn.Module, updates: Sequence[Mapping[str, Update]], rows: Pa
         ConceptFileError: an update names a layer that the model lacks or has in another shape; the model
             is left untouched.
     """
-    by_layer: dict[str, list[Update | None]] = {}
+    by_layer: dict[str, dict[int, str]] = {}
     for path, layers in enumerate(updates):
-        for name, update in layers.items():
-            by_layer.setdefault(find_layer(model, name), [None] * len(updates))[path] = update
+        for given in layers:
+            by_layer.setdefault(find_layer(model, given), {})[path] = given
 
     adapted: list[tuple[nn.Module, str, PathwiseLinear | PathwiseConv2d]] = []
-    for name, stack in by_layer.items():
+    for name, adapts in by_layer.items():
         owner_name, _, child = name.rpartition(".")
+        # one layer's at a time: what is not kept by whoever gave it is gone when the next is made
+        stack = [layers[adapts[path]] if path in adapts else None for path, layers in enumerate(updates)]
         changed = pathwise_layer(name, model.get_submodule(name), stack, rows)
         adapted.append((model.get_submodule(owner_name), child, changed))
 
