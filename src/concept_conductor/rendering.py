@@ -22,7 +22,7 @@ from concept_conductor.finishing import decoded
 from concept_conductor.layout import Layout
 from concept_conductor.layouts.generation import PlainPictures
 from concept_conductor.opening import PendingLayout, located_files, open_files
-from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput
+from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput, load_model
 from concept_conductor.placement import Placement
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import Provenance, locate_model, model_sha256, sha256_at, versions
@@ -214,9 +214,7 @@ def load_pipeline(model: Path | str, recipe: Recipe) -> ConceptConductorPipeline
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise recipe.error(("device",), "there is no CUDA device here; set 'device: auto' or 'device: cpu'")
     dtype = number_type(recipe, device)
-    single = isinstance(model, Path) and model.is_file()
-    load = ConceptConductorPipeline.from_single_file if single else ConceptConductorPipeline.from_pretrained
-    pipe = load(model, torch_dtype=dtype)
+    pipe = load_model(model, torch_dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     if recipe.vae_tiling:
         pipe.enable_vae_tiling()
