@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from concept_conductor.backbones import Backbone
-from concept_conductor.concepts.concept import LowRank
+from concept_conductor.concepts.concept import LowRank, Update
 from concept_conductor.unet.layers import attention_layers, block_of, cross_attention_names
 
 
@@ -64,11 +64,13 @@ class OwnText:
         return output
 
 
-def merge(unet: nn.Module, updates: Mapping[str, LowRank]) -> nn.Module:
+def merge(unet: nn.Module, updates: Mapping[str, Update]) -> nn.Module:
     """A copy of the U-Net with low-rank weights merged."""
     own = copy.deepcopy(unet)
     for name, update in updates.items():
-        own.get_submodule(name).weight.data += update.up @ update.down
+        weight = own.get_submodule(name).weight
+        assert isinstance(weight, Tensor) and isinstance(update, LowRank)
+        weight.data += update.up @ update.down
     return own
 
 
@@ -94,7 +96,7 @@ def equip(unet: Any, backbone: Backbone, texts: Tensor, **what: Any) -> None:
 
 def sample(
     backbone: Backbone,
-    updates: Sequence[Mapping[str, LowRank]],
+    updates: Sequence[Mapping[str, Update]],
     texts: Tensor,
     latents: Tensor,
     masks: Tensor,

@@ -24,6 +24,7 @@ from scenes import random_concept, side_by_side
 from concept_conductor import ConceptConductorPipeline, Inversion
 from concept_conductor.memory.blueprint import PUBLISHED, SCHEDULER, Blueprint
 from concept_conductor.training import Trainer, TrainingConfig
+from concept_conductor.training.config import Augmentation, Precision, Samples
 
 WORDS = ("dog", "a")  # the embedded model's tokenizer knows them
 
@@ -89,9 +90,9 @@ def train(pipe: ConceptConductorPipeline, options: argparse.Namespace) -> None:
         Image.new("RGB", (options.pixels, options.pixels), "navy").save(images / "one.png")
         config = TrainingConfig(
             model=options.family, images=images, output=Path(folder) / "thing.safetensors", placeholders=("<a>", "<b>"),
-            class_word=WORDS[0], steps=options.train, batch=1, resolution=options.pixels, samples={"prompts": ()},
-            precision="fp32" if options.dtype == "float32" else "bf16", checkpoint_every=10**6,
-            augmentation={"templates": (f"{WORDS[1]} {{}}",)}, gradient_checkpointing=True,
+            class_word=WORDS[0], steps=options.train, batch=1, resolution=options.pixels, samples=Samples(prompts=()),
+            precision=Precision.fp32 if options.dtype == "float32" else Precision.bf16, checkpoint_every=10**6,
+            augmentation=Augmentation(templates=(f"{WORDS[1]} {{}}",)), gradient_checkpointing=True,
         )  # fmt: skip
         start = time.perf_counter()
         with closing(Trainer(pipe.backbone, config).run(resume=False)) as steps:

@@ -76,8 +76,9 @@ def owed(pipe: ConceptConductorPipeline, entry: ConceptPrompt, pixels: int) -> d
     for hook in hooks:
         hook.remove()
     guidance, blocks = 2, pipe.defaults.injection.blocks or ()
+    parts = [part for update in entry.concept.unet.values() for part in update if isinstance(part, torch.Tensor)]
     return {
-        "weights": 4 * sum(matrix.numel() for update in entry.concept.unet.values() for matrix in update),
+        "weights": 4 * sum(part.numel() for part in parts),
         "text": 4 * guidance * len(cross_attention_names(pipe.unet)) * text.numel(),
         "features": 4 * guidance * sum(shapes[name].numel() for name in layers if block_of(name) in blocks),
         "mask attention": 4 * shapes[pipe.backbone.mask_layer][1] ** 2,

@@ -70,9 +70,10 @@ def main() -> None:
 
     # the inversion is not part of the loop: what counts starts when the first step is done
     timesteps = backbone.timesteps(steps)
-    assert settings.alignment is not None and settings.refinement is not None
-    aligned = [i for i in range(steps) if settings.alignment.covers(i, steps)]
-    refined = settings.refinement.refined_steps(steps)
+    alignment, refinement = settings.alignment, settings.refinement
+    assert alignment is not None and refinement is not None
+    aligned = [i for i in range(steps) if alignment.covers(i, steps)]
+    refined = refinement.refined_steps(steps)
 
     def loop() -> tuple[torch.Tensor, float]:
         """The last latents, and the seconds of all steps but the first."""
@@ -109,7 +110,7 @@ def main() -> None:
     def refine() -> None:
         masks = RefinedMasks(given)
         for index in refined:
-            masks = masks.refined(attention, index, settings.refinement)
+            masks = masks.refined(attention, index, refinement)
 
     given = Masks(scene.masks.grid[None].to(options.device))  # type: ignore[attr-defined]
     with torch.no_grad(), multipath(backbone, scene.updates) as paths:
@@ -133,6 +134,8 @@ def main() -> None:
     if options.no_copies:
         return
 
+    step_size = alignment.step_size
+    assert scene.reference is not None and step_size is not None
     with torch.no_grad(), multipath(backbone, [{}]) as paths:
         reference = invert(paths, scene.reference, timesteps, timesteps[aligned], settings.inversion)
 
@@ -145,7 +148,7 @@ def main() -> None:
             given.grid[0],
             reference.keys,
             steps,
-            settings.alignment.step_size,
+            step_size,
             settings.guidance_scale,
         )
 

@@ -9,6 +9,7 @@ pictures; the pipeline brings them to its size.
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -38,12 +39,12 @@ def main() -> None:
         assert layout.masks is not None
         layout.image.save(FOLDER / f"{name}.png", optimize=True)
         for number, mask in enumerate(layout.masks, 1):
-            Image.fromarray(mask).save(FOLDER / f"{name}-{number}.png", optimize=True)
+            Image.fromarray(np.asarray(mask)).save(FOLDER / f"{name}-{number}.png", optimize=True)
     atlas = Atlas.load()
     for name, design in CUTOUTS.items():
         Image.fromarray(atlas.cells[atlas.index(design)]).save(FOLDER / f"{name}.png", optimize=True)
-    nothing, backdrop = torch.tensor([[-1, -1]]), torch.tensor([world.backdrop_names.index(BACKDROP)])
-    scene = world.draw(nothing, backdrop, torch.Generator().manual_seed(0))
+    nothing, behind = torch.tensor([[-1, -1]]), torch.tensor([world.backdrop_names.index(BACKDROP)])
+    scene = world.draw(nothing, behind, torch.Generator().manual_seed(0))
     pixels = ((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(FOLDER / f"{BACKDROP}.png", optimize=True)
     draw_placement(world)
@@ -57,3 +58,7 @@ def draw_placement(world: World) -> None:
     scene.save(FOLDER / "cat_on_the_grass.png", optimize=True)
     mug = drawn(world, world.atlas.index("mug/noto"), "beach", generator)
     mug.save(FOLDER / "mug_on_the_beach.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from PIL import Image
 from concept_conductor import Layout, Placement, images
 from concept_conductor.errors import ConductorError
 from concept_conductor.images import (
+    CAPTION_HEIGHT,
     contact_sheet,
     load_image,
     load_mask,
@@ -205,6 +206,18 @@ def test_contact_sheet(count: int, columns: int | None, cells: tuple[int, int]) 
     assert sheet.size == (cells[0] * 12 + 2, cells[1] * 8 + 2)
     assert sheet.getpixel((2, 2)) == RED
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_captions_stay_above_their_pictures() -> None:
+    sheet = contact_sheet([Image.new("RGB", (60, 40), RED)] * 2, 2, gap=6, captions=["a dog", "a word " * 99])
+    assert sheet.size == (2 * 66 + 6, 40 + CAPTION_HEIGHT + 2 * 6)
+    pixels = np.asarray(sheet).astype(int)
+    written = pixels.sum(2) < 600
+    written[6 + CAPTION_HEIGHT :] = False
+    columns = np.flatnonzero(written.any(0))
+    assert written[:, 6:66].any() and written[:, 72:132].any()
+    assert not written[:, 66:72].any() and columns.max() < 132  # a long one is cut at its cell's edge
+    assert (pixels[6 + CAPTION_HEIGHT : -6, 6:66] == RED).all()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from typing import BinaryIO
 
 from concept_conductor.errors import ConductorError
 
+KERNEL = ("/proc", "/sys")
+"""Where Linux shows itself as files, which call themselves ordinary; /proc/kmsg waits for its next line."""
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[BinaryIO]:
@@ -65,10 +68,10 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of an ordinary file.
 
     Raises:
-        ConductorError: ``path`` is none (a device or pipe could be read for ever).
+        ConductorError: ``path`` is none (a device or pipe could be read for ever, as could some of the kernel's own).
     """
     digest = sha256()
-    if not path.is_file():
+    if not path.is_file() or any(path.resolve().is_relative_to(root) for root in KERNEL):
         raise ConductorError(f"'{path}' is no ordinary file")
     with open(path, "rb") as stream:
         while chunk := stream.read(1 << 20):

@@ -55,6 +55,12 @@ def finished(
     return (pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).cpu().numpy()), flagged
 
 
+@torch.no_grad()
+def decoded(backbone: Backbone, latents: Tensor) -> Image.Image:
+    """What the first of ``latents`` shows so far."""
+    return Image.fromarray(to_uint8(backbone.decode_latents(latents[:1]))[0])
+
+
 def blacked_out(
     pictures: list[Image.Image], checker: Any, features: Any, device: torch.device
 ) -> tuple[list[Image.Image], list[bool]]:

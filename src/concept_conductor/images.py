@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.files import written_whole
+from concept_conductor.lettering import fitting, font
 
 MAX_PIXELS = 2**26
 """Largest picture that is decoded: 67 million pixels, 8192 x 8192."""
@@ -29,6 +30,8 @@ RECIPE_KEY = "concept-conductor"
 """PNG text chunk that holds the recipe."""
 
 MAX_RECIPE_CHARACTERS = 2**20
+
+CAPTION_HEIGHT, CAPTION_SIZE = 14, 10
 
 MASK_COLOURS = ("e6194b", "3cb44b", "4363d8", "f58231", "911eb4", "42d4f4", "f032e6", "bfef45")
 
@@ -190,21 +193,34 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
     return copy
 
 
-def contact_sheet(images: Sequence[Image.Image], columns: int | None = None, gap: int = 4) -> Image.Image:
+def contact_sheet(
+    images: Sequence[Image.Image],
+    columns: int | None = None,
+    gap: int = 4,
+    captions: Sequence[str] | None = None,
+) -> Image.Image:
     """Pictures in rows on white, each in a cell as large as the largest.
 
     Args:
         columns: pictures in a row, None for about as many as there are rows.
         gap: pixels between and around them.
+        captions: one for each, above it, cut where it is wider than the cell.
     """
     if not images:
         raise ConductorError("a contact sheet needs at least one picture; none came")
     columns = columns or ceil(sqrt(len(images)))
     columns = min(columns, len(images))
+    head = 0 if captions is None else CAPTION_HEIGHT
     width, height = (max(image.size[axis] for image in images) + gap for axis in (0, 1))
+    height += head
     sheet = Image.new("RGB", (columns * width + gap, ceil(len(images) / columns) * height + gap), "white")
+    pen = ImageDraw.Draw(sheet)
     for index, image in enumerate(images):
-        sheet.paste(image, (index % columns * width + gap, index // columns * height + gap))
+        x, y = index % columns * width + gap, index // columns * height + gap
+        if captions is not None:
+            text = fitting(captions[index], width - gap - 2, CAPTION_SIZE)
+            pen.text((x + 1, y + 1), text, "black", font(CAPTION_SIZE))
+        sheet.paste(image, (x, y + head))
     return sheet
 
 

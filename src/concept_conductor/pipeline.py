@@ -333,3 +333,14 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         if self.safety_checker is None:
             return pictures, None
         return blacked_out(pictures, self.safety_checker, self.feature_extractor, self._execution_device)
+
+
+def load_model(model: str | Path, **kwargs: Any) -> ConceptConductorPipeline:
+    """Load what a recipe means by its model: what ``from_pretrained`` takes, or a checkpoint in one file.
+
+    Raises:
+        ConductorError: see there, and at ``from_single_file``.
+    """
+    single = Path(model).is_file()
+    load = ConceptConductorPipeline.from_single_file if single else ConceptConductorPipeline.from_pretrained
+    return load(model, **kwargs)

@@ -18,11 +18,11 @@ from torch import Tensor
 from concept_conductor.backbones import Backbone, Defaults
 from concept_conductor.documents import Place
 from concept_conductor.errors import ConductorError
-from concept_conductor.finishing import to_uint8
+from concept_conductor.finishing import decoded
 from concept_conductor.layout import Layout
 from concept_conductor.layouts.generation import PlainPictures
 from concept_conductor.opening import PendingLayout, located_files, open_files
-from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput
+from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput, load_model
 from concept_conductor.placement import Placement
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import Provenance, locate_model, model_sha256, sha256_at, versions
@@ -126,7 +126,7 @@ class Rendering:
             layout, recipe = made_layout(recipe, opened, paths, pipe)
         else:
             layout = opened
-        check_fit(recipe, pipe, concepts, layout)
+        check_fit(recipe, pipe.backbone, concepts, layout)
         provenance = Provenance(
             recipe=recipe.shareable(),
             seed=0,
@@ -161,7 +161,7 @@ class Rendering:
 
         def after_step(pipe: ConceptConductorPipeline, step: int, _t: int, tensors: dict[str, Tensor]) -> None:
             if progress is not None:
-                progress(StepReport(seed, step + 1, steps, partial(decoded, pipe, tensors["latents"])))
+                progress(StepReport(seed, step + 1, steps, partial(decoded, pipe.backbone, tensors["latents"])))
 
         def inverting(done: int, total: int) -> None:
             if progress is not None:
@@ -214,9 +214,7 @@ def load_pipeline(model: Path | str, recipe: Recipe) -> ConceptConductorPipeline
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise recipe.error(("device",), "there is no CUDA device here; set 'device: auto' or 'device: cpu'")
     dtype = number_type(recipe, device)
-    single = isinstance(model, Path) and model.is_file()
-    load = ConceptConductorPipeline.from_single_file if single else ConceptConductorPipeline.from_pretrained
-    pipe = load(model, torch_dtype=dtype)
+    pipe = load_model(model, torch_dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     if recipe.vae_tiling:
         pipe.enable_vae_tiling()
@@ -245,13 +243,22 @@ def as_used(recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[Conce
     changes: dict[str, Any] = {name: getattr(settings, name) for name in type(settings).model_fields}
     if isinstance(cache := settings.inversion.cache, Path):
         changes["inversion"] = settings.inversion.model_copy(update={"cache": recipe.folder / cache})
-    try:
-        width, height = image_size(pipe.backbone, recipe.width, recipe.height)
-    except ConductorError as error:
-        raise recipe.error(("width",) if recipe.width is not None else ("height",), str(error)) from error
+    width, height = size_of(recipe, pipe.backbone)
     changes |= {"concepts": tuple(entries), "width": width, "height": height}
     changes |= {"dtype": str(pipe.dtype).removeprefix("torch."), "device": pipe.backbone.device.type}
     return recipe.model_copy(update=changes)
+
+
+def size_of(recipe: Recipe, backbone: Backbone) -> tuple[int, int]:
+    """Width and height of a recipe's pictures by this model.
+
+    Raises:
+        ConductorError: the model cannot make that size; the sentence names file, line and field.
+    """
+    try:
+        return image_size(backbone, recipe.width, recipe.height)
+    except ConductorError as error:
+        raise recipe.error(("width",) if recipe.width is not None else ("height",), str(error)) from error
 
 
 def made_layout(
@@ -302,25 +309,22 @@ def misfits(recipe: Recipe, backbone: Backbone, concepts: Sequence[ConceptPrompt
             yield misfit
 
 
-def check_fit(
-    recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[ConceptPrompt], layout: Layout | None
-) -> None:
+def check_fit(recipe: Recipe, backbone: Backbone, concepts: Sequence[ConceptPrompt], layout: Layout | None) -> None:
     """Look, before anything long begins, whether the layout suits the concepts.
 
     Args:
-        recipe: with every setting filled.
+        backbone: the recipe's model, whose weights are not looked at.
 
     Raises:
         ConductorError: they do not; the sentence names file, line and field.
     """
-    backbone = pipe.backbone
     if layout is None or not concepts:
         return
-    assert recipe.width is not None and recipe.height is not None  # as_used filled them
-    grid = (recipe.height // backbone.vae_factor, recipe.width // backbone.vae_factor)
+    width, height = size_of(recipe, backbone)
+    grid = (height // backbone.vae_factor, width // backbone.vae_factor)
     refinement = recipe.refinement or backbone.defaults.refinement
     try:
-        layout.mask_source(len(concepts), (recipe.width, recipe.height), grid, refinement)
+        layout.mask_source(len(concepts), (width, height), grid, refinement)
     except ConductorError as error:
         place = ("placement", "objects") if recipe.layout is None else ("layout", recipe.layout.kind)
         raise recipe.error(place, str(error)) from error
@@ -339,9 +343,3 @@ def settings_of(recipe: Recipe, defaults: Defaults) -> SamplingSettings:
         inversion=recipe.inversion,
         paths_per_forward=recipe.paths_per_forward,
     )
-
-
-@torch.no_grad()
-def decoded(pipe: ConceptConductorPipeline, latents: Tensor) -> Image.Image:
-    """What the first of ``latents`` shows so far."""
-    return Image.fromarray(to_uint8(pipe.backbone.decode_latents(latents[:1]))[0])

@@ -57,6 +57,14 @@ def test_everything_is_written(conductor, recipe: Path, quick) -> None:
         assert not np.asarray(mask)[32:].any()
 
 
+def test_masks_in_colours_are_large_enough_to_be_seen(conductor, recipe: Path, quick) -> None:
+    assert conductor("generate", recipe, "--seeds", "0").status == 0
+    with Image.open("outputs/pets/seed-0000-masks.png") as overlay:
+        assert overlay.size == (512, 512)  # of a picture of 128
+        assert overlay.getpixel((500, 300)) == (0, 10, 20)  # outside of the masks the picture is as it was
+        assert overlay.getpixel((500, 100)) != (0, 10, 20)
+
+
 def test_the_call_is_the_recipes(conductor, recipe: Path, quick) -> None:
     recipe.write_text(recipe.read_text() + "refinement: off\nnegative_prompt: blurred\nguidance_scale: 5\n")
     assert conductor("generate", recipe, "--seeds", "3", "--out", "here").status == 0

@@ -284,6 +284,23 @@ def test_showing_given_masks_loads_no_model(conductor, recipe: Path, monkeypatch
     ]
 
 
+@pytest.mark.parametrize("shade", [0, 255])
+def test_masks_that_a_run_refuses_are_not_shown(
+    conductor, recipe: Path, quick, monkeypatch: pytest.MonkeyPatch, shade: int
+) -> None:
+    monkeypatch.setattr(looking, "load_pipeline", refused)
+    Image.new("L", (128, 128), shade).save(recipe.parent / "mask2.png")
+    outcome = conductor("layout", "show", recipe, "--out", "seen")
+    assert outcome.status == 1
+    assert "'layout.masks': mask" in outcome.err and outcome.err == conductor("generate", recipe, "--json").err
+    assert not Path("seen").exists()
+
+
+def test_masks_are_shown_where_the_model_is_not(conductor, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace(str(TINY), "elsewhere.safetensors"))
+    assert conductor("layout", "show", recipe, "--out", "seen").status == 0
+
+
 @pytest.mark.parametrize("edit", ["", ", edit: {grow: 12}"])
 def test_showing_boxes_shows_what_a_run_starts_with(
     conductor, recipe: Path, finds: Finds, edit: str, tiny_pipe: ConceptConductorPipeline

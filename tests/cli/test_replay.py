@@ -99,6 +99,19 @@ def test_devices_and_folders_are_not_read(conductor, picture: Path, name: str) -
     assert f"'{name}' is no ordinary file" in outcome.err
 
 
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="there is no /proc")
+@pytest.mark.parametrize("field", ["recipe__model", "recipe__concepts__0__file", "recipe__layout__image"])
+@pytest.mark.parametrize("name", ["pipe", "/proc/version"])
+def test_pipes_and_the_kernels_files_are_not_read(conductor, picture: Path, tmp_path: Path, field, name: str) -> None:
+    if name == "pipe":
+        name = str(tmp_path / name)
+        os.mkfifo(name)
+    tampered(picture, **{field: name})
+    outcome = conductor("replay", picture)
+    assert outcome.status == 1
+    assert outcome.err == f"'{name}' is no ordinary file\n"
+
+
 def test_a_file_that_the_record_has_no_hash_for_is_refused(conductor, picture: Path, quick) -> None:
     tampered(picture, files={})
     outcome = conductor("replay", picture)

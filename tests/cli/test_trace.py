@@ -1,4 +1,4 @@
-"""`conductor generate --trace`: where it writes, and what it refuses before anything is loaded."""
+"""`--trace`: where it writes, and what it refuses before anything is loaded."""
 
 from __future__ import annotations
 
@@ -8,12 +8,30 @@ import pytest
 import torch
 
 from concept_conductor import ConceptConductorPipeline, rendering
+from concept_conductor.recipe import Recipe
 
 
 @pytest.mark.parametrize(("seeds", "folders"), [("3", ["inside"]), ("3,12", ["inside/seed-0003", "inside/seed-0012"])])
 def test_a_folder_for_each_of_several_seeds(conductor, recipe: Path, quick, seeds: str, folders: list[str]) -> None:
     assert conductor("generate", recipe, "--seeds", seeds, "--trace", "inside").status == 0
     assert [call["trace"] for call in quick.calls] == [Path(folder) for folder in folders]
+
+
+def test_a_recipe_run_in_python_has_one_too(recipe: Path, quick) -> None:
+    list(Recipe.load(recipe).run(trace="inside"))
+    assert [call["trace"] for call in quick.calls] == [Path("inside/seed-0000"), Path("inside/seed-0001")]
+
+
+def test_a_replay_has_one_too(conductor, recipe: Path, quick) -> None:
+    assert conductor("generate", recipe, "--seeds", "3", "--out", "made").status == 0
+    outcome = conductor("replay", "made/seed-0003.png", "--trace", "inside", "--out", "inside")
+    assert outcome.status == 1
+    assert "would hold the results too" in outcome.err
+    assert len(quick.calls) == 1
+    outcome = conductor("replay", "made/seed-0003.png", "--trace", "inside")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.endswith(f"{Path('inside/index.html')}  a look inside\n")
+    assert [call["trace"] for call in quick.calls] == [None, Path("inside")]
 
 
 def test_no_trace_unless_asked(conductor, recipe: Path, quick) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from concept_conductor import Collage, Cutout, Layout
 from concept_conductor.errors import ConductorError
 from concept_conductor.images import load_layer
+from concept_conductor.layouts import collage as collage_module
 from concept_conductor.mini.designs import Atlas
 
 SKY = (135, 181, 224)
@@ -256,6 +257,15 @@ def test_what_is_no_cutout(arguments: dict[str, object], sentence: str) -> None:
 def test_backgrounds_that_cannot_be_drawn(background: str, size: tuple[int, int] | None, sentence: str) -> None:
     with pytest.raises(ConductorError, match=sentence):
         Collage(background, [block(0, position=(3, 3))], size)
+
+
+def test_masks_are_not_held_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collage_module, "MOST_MASKED", 2 * 40 * 30)
+    objects = [block(number, 4, 4, position=(8 * number + 5, 9)) for number in range(3)]
+    said = r"the 3 masks of a collage of 40x30 pixels would have 3,600 pixels, but at most 2,400 are held together"
+    with pytest.raises(ConductorError, match=said):
+        Collage("white", objects, (40, 30))
+    assert len(Collage("white", [*objects[:2], replace(objects[2], scenery=True)], (40, 30)).masks) == 2
 
 
 def test_files_keep_their_transparency(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from PIL import Image
 
 from concept_conductor.cli.layout_files import file_name, write_layout
 from concept_conductor.files import written_whole
-from concept_conductor.images import contact_sheet, mask_overlay, mask_picture, save_png, thumbnail
+from concept_conductor.images import contact_sheet, mask_picture, save_png, thumbnail
 from concept_conductor.layout import Layout
 from concept_conductor.layouts.pixels import mask_image
+from concept_conductor.layouts.preview import layout_preview
 from concept_conductor.provenance import versions
 from concept_conductor.rendering import Picture, Rendering
 
@@ -49,13 +50,14 @@ class RunFolder:
         stem = f"seed-{picture.seed:04d}"
         file = self.path / f"{stem}.png"
         save_png(picture.image, file, picture.provenance.metadata(file))
-        if len(picture.masks):
-            save_png(mask_overlay(picture.image, picture.masks), self.path / f"{stem}-masks.png")
-        for number, (mask, entry) in enumerate(zip(picture.masks, self.rendering.concepts, strict=True), 1):
-            name = file_name(entry.concept.name)
-            save_png(mask_picture(mask, picture.image.size), self.path / f"{stem}-mask-{number}-{name}.png")
+        names = [entry.concept.name for entry in self.rendering.concepts]
+        if names:
+            save_png(layout_preview(picture.image, list(picture.masks), names), self.path / f"{stem}-masks.png")
+        for number, (mask, name) in enumerate(zip(picture.masks, names, strict=True), 1):
+            alone = self.path / f"{stem}-mask-{number}-{file_name(name)}.png"
+            save_png(mask_picture(mask, picture.image.size), alone)
         if not self.finished and self.rendering.layout is not None:
-            self._write_layout(self.rendering.layout, picture)
+            self._write_layout(self.rendering.layout, names, picture)
         if not self.finished and self.rendering.placement is not None:
             save_png(mask_image(self.rendering.placement.mask), self.path / "placement.png")
         self._keep_thumbnail(picture.image)
@@ -70,10 +72,9 @@ class RunFolder:
         self.write_record("running")
         return file
 
-    def _write_layout(self, layout: Layout, picture: Picture) -> None:
+    def _write_layout(self, layout: Layout, names: list[str], picture: Picture) -> None:
         """Write the layout with the masks that runs start with; in parts too, where no file of the recipe has it."""
         masks = layout.exact_masks() or list(picture.layout_masks)
-        names = [entry.concept.name for entry in self.rendering.concepts]
         given = self.rendering.recipe.layout is not None and self.rendering.recipe.layout.image is not None
         write_layout(self.path, layout.image, masks[: len(names)], names, parts=not given)
         self._keep_thumbnail(layout.image.convert("RGB").resize(picture.image.size))

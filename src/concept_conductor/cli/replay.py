@@ -10,6 +10,7 @@ import typer
 
 from concept_conductor.cli import hide_loading_bars
 from concept_conductor.errors import ConductorError
+from concept_conductor.tracing.folder import check_folder, check_own
 
 SAME = 1.0
 """Mean difference, in 255ths, up to which two pictures are the same to rounding."""
@@ -24,6 +25,7 @@ def replay(
         str | None, typer.Option(help="Where the model is, if elsewhere; a hub id lets it be downloaded.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the new picture.")] = Path("replayed"),
+    trace: Annotated[Path | None, typer.Option(help="Folder for a look inside, as of conductor generate.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what came out as JSON.")] = False,
 ) -> None:
     """Make a picture again from the recipe inside it, after checking that its files are the same by their hashes."""
@@ -38,6 +40,9 @@ def replay(
     file = out / f"{image.stem}.png"
     if file.exists() and file.resolve() == image.resolve():
         raise ConductorError(f"'{file}' is the picture itself; choose another folder with --out")
+    if trace is not None:
+        check_folder(trace)
+        check_own(trace, out)
 
     hide_loading_bars()
     from concept_conductor.rendering import Rendering
@@ -45,7 +50,7 @@ def replay(
     rendering = Rendering.prepare(made.again(image, root), located=located)
     if made.model is not None and rendering.provenance.model != made.model:  # one that was downloaded just now
         raise ConductorError(f"the model '{model}' is not the one that made '{image}': its files differ")
-    picture = rendering.picture(made.seed)
+    picture = rendering.picture(made.seed, trace=trace)
     save_png(picture.image, file, picture.provenance.metadata(file))
 
     again = np.asarray(picture.image, dtype=np.float32)
@@ -59,6 +64,8 @@ def replay(
         typer.echo(f"{file}: identical, pixel for pixel")
     else:
         typer.echo(f"{file}: differs by {difference.mean():.3f} of 255 on average, {difference.max():.0f} at most")
+    if trace is not None and not as_json:
+        typer.echo(f"{trace / 'index.html'}  a look inside")
     if difference.mean() > SAME:
         why = f"made with {', '.join(others)}" if others else "edited after it was made, or made on another device"
         raise ConductorError(f"'{file}' is not the same picture as '{image}', which may have been {why}")

@@ -13,6 +13,9 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.images import MAX_PIXELS, as_picture
 from concept_conductor.layouts.cutouts import OPAQUE, Cutout, numbered
 
+MOST_MASKED = 4 * MAX_PIXELS
+"""Pixels of all masks of a collage: 256 MiB, which are copied on their way."""
+
 
 @dataclass(frozen=True)
 class Collage:
@@ -28,7 +31,7 @@ class Collage:
 
     Raises:
         ConductorError: a cut-out lies outside of the canvas or is wholly covered; there is none; the colour is not
-            known; the size is missing or too large.
+            known; the size is missing, or too large by itself or for so many masks.
     """
 
     background: Image.Image | str
@@ -41,18 +44,19 @@ class Collage:
         if not self.cutouts:
             raise ConductorError("a collage needs at least one cut-out; none came")
         canvas = _canvas(self.background, self.size)
-        owner = np.full(canvas.size[::-1], -1, dtype=np.int32)
+        self._check_masks(canvas.size)
+        owner = np.full(canvas.size[::-1], -1, dtype=np.int16)
         for index in sorted(range(len(self.cutouts)), key=lambda index: self.cutouts[index].z):
-            layer = self.cutouts[index].layer(canvas.size)
-            shown = np.asarray(layer.getchannel("A")) >= OPAQUE
+            part, (left, top) = self.cutouts[index].part_on(canvas.size)
+            shown = np.asarray(part.getchannel("A")) >= OPAQUE
             if not shown.any():
                 x, y = self.cutouts[index].middle
                 raise ConductorError(
                     f"{numbered(self.cutouts, index)} lies outside of the collage of {canvas.width}x{canvas.height} "
                     f"pixels: its middle is at ({x:g}, {y:g}); positions are (x, y) from the upper left corner"
                 )
-            owner[shown] = index
-            canvas.alpha_composite(layer)
+            owner[top : top + part.height, left : left + part.width][shown] = index
+            canvas.alpha_composite(part, (left, top))
         masks = [owner == index for index, cutout in enumerate(self.cutouts) if not cutout.scenery]
         for index in range(len(self.cutouts)):
             if not (owner == index).any():
@@ -61,6 +65,15 @@ class Collage:
                 )
         object.__setattr__(self, "image", canvas.convert("RGB"))
         object.__setattr__(self, "masks", masks)
+
+    def _check_masks(self, size: tuple[int, int]) -> None:
+        """Whether the masks can be held, which are as large as the collage each."""
+        objects = sum(not cutout.scenery for cutout in self.cutouts)
+        if (pixels := objects * size[0] * size[1]) > MOST_MASKED:
+            raise ConductorError(
+                f"the {objects} masks of a collage of {size[0]}x{size[1]} pixels would have {pixels:,} pixels, but at "
+                f"most {MOST_MASKED:,} are held together; make it smaller (layouts are brought to the run's size)"
+            )
 
 
 def _canvas(background: Image.Image | str, size: tuple[int, int] | None) -> Image.Image:

@@ -125,15 +125,16 @@ class Cutout:
                 f"{pixels:.3g} pixels, but at most {MOST_TURNED:,} are drawn; make it smaller, or turn it less"
             )
 
-    def layer(self, size: tuple[int, int]) -> Image.Image:
-        """The cut-out alone on a transparent canvas of ``size``, RGBA."""
+    def part_on(self, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+        """What of it lies on a canvas of ``size``, RGBA, and where its upper left corner comes; nothing is 0x0."""
         image, (x, y) = self.drawn(), self.middle
-        canvas = Image.new("RGBA", size)
         # floor(x + 1/2), so that halves go one way wherever the cut-out lies
         left, top = math.floor(x - image.width / 2 + 0.5), math.floor(y - image.height / 2 + 0.5)
-        if -image.width < left < size[0] and -image.height < top < size[1]:  # Pillow takes no number at all beyond
-            canvas.paste(image, (left, top))
-        return canvas
+        right, bottom = min(image.width, size[0] - left), min(image.height, size[1] - top)
+        corner = max(0, left), max(0, top)
+        if corner[0] - left >= right or corner[1] - top >= bottom:  # Pillow takes no number at all beyond
+            return Image.new("RGBA", (0, 0)), (0, 0)
+        return image.crop((corner[0] - left, corner[1] - top, right, bottom)), corner
 
     @property
     def middle(self) -> Point:

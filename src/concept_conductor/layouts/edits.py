@@ -56,7 +56,7 @@ class MaskEdit(Settings):
             if not result.any():
                 raise ConductorError(f"nothing is left of mask {number} after its edit; grow or smooth it less")
             edited.append(resized(result, full))
-        taken = np.sum([mask.astype(np.uint8) for mask in masks], 0)
+        taken = np.sum(masks, 0, dtype=np.uint8)
         return [new & ((taken - mask) == 0) | (new & mask) for new, mask in zip(edited, masks)]
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from concept_conductor.backbones import Backbone
 from concept_conductor.errors import ConductorError
 from concept_conductor.layout import Layout
 from concept_conductor.layouts.initial import initial_masks
+from concept_conductor.memory.blueprint import Blueprint
 from concept_conductor.opening import located_files, open_files
 from concept_conductor.prompts import ConceptPrompt
 from concept_conductor.provenance import locate_model
@@ -37,7 +41,7 @@ def look(recipe: Recipe) -> Seen:
     """Open a recipe's layout; the model is loaded only where it has to generate it, or to find its regions.
 
     Raises:
-        ConductorError: anything that does not fit, or there is no layout.
+        ConductorError: anything that does not fit, with a run's own sentence, or there is no layout.
     """
     paths = located_files(recipe)
     concepts, opened, _ = open_files(recipe, paths)
@@ -50,11 +54,13 @@ def look(recipe: Recipe) -> Seen:
     with recipe.blaming("layout"):
         masks = opened.exact_masks() if isinstance(opened, Layout) else None
     if isinstance(opened, Layout) and masks is not None:
+        if concepts and (outline := _outline(recipe)) is not None:
+            check_fit(recipe, outline, concepts, opened)
         return Seen(opened, masks, _names(recipe, concepts, len(masks)))
     pipe = load_pipeline(locate_model(recipe.model, recipe.folder), recipe)
     recipe = as_used(recipe, pipe, concepts)
     layout = opened if isinstance(opened, Layout) else made_layout(recipe, opened, paths, pipe)[0]
-    check_fit(recipe, pipe, concepts, layout)
+    check_fit(recipe, pipe.backbone, concepts, layout)
     masks = layout.exact_masks()
     if masks is None:
         count = len(getattr(layout, layout.kind))
@@ -62,6 +68,15 @@ def look(recipe: Recipe) -> Seen:
         settings = settings_of(recipe, pipe.defaults)
         masks = list(initial_masks(pipe.backbone, layout, count, (recipe.width, recipe.height), settings).numpy())
     return Seen(layout, masks, _names(recipe, concepts, len(masks)))
+
+
+def _outline(recipe: Recipe) -> Backbone | None:
+    """The recipe's model without weights; None where it is no folder on this machine, which a look does without."""
+    with suppress(ConductorError):
+        model = locate_model(recipe.model, recipe.folder)
+        if isinstance(model, Path) and model.is_dir():
+            return Blueprint.read(model).backbone(torch.float32)
+    return None
 
 
 def _names(recipe: Recipe, concepts: Sequence[ConceptPrompt], count: int) -> list[str]:

@@ -24,7 +24,9 @@ def mask_image(mask: MaskLike) -> Image.Image:
         array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
         if array.ndim != 2:
             raise ConductorError(f"a mask array must be (h, w), but its shape is {array.shape}")
-        if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
+        if array.dtype == bool:
+            array = array.astype(np.uint8) * 255
+        elif np.issubdtype(array.dtype, np.floating):
             array = (np.clip(array.astype(np.float32), 0, 1) * 255).round()
         mask = Image.fromarray(array.astype(np.uint8))
     return as_mask(mask)

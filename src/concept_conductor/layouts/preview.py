@@ -1,4 +1,4 @@
-"""A layout's picture with its masks in colours, each with its name."""
+"""A picture with masks in colours, each with its name: a layout's, or those that a run ended with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def layout_preview(image: Image.Image, masks: Sequence[NDArray[np.bool_]], names
     """The picture, enlarged if it is small, with every mask tinted, outlined and named in a colour of its own.
 
     Args:
-        image: the layout's.
+        image: the layout's, or what was made.
         masks: ``(h, w)`` each, of any size.
         names: one for each mask.
     """

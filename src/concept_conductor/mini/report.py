@@ -10,10 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, ConductorOutput, Inversion, Layout
+from concept_conductor import (
+    Concept,
+    ConceptConductorPipeline,
+    ConceptPrompt,
+    ConductorOutput,
+    Inversion,
+    Layout,
+    images,
+)
 from concept_conductor.baselines.merged import sample_merged
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.methods import Method
@@ -273,16 +281,9 @@ def design_of(name: str) -> str:
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8) -> Image.Image:
-    """Captioned pictures side by side."""
-    side, head = 128, 14
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * side, rows * (side + head)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for number, (text, picture) in enumerate(pictures):
-        x, y = number % columns * side, number // columns * (side + head)
-        pen.text((x + 1, y + 1), text[:21], fill="black")
-        sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (x, y + head))
-    return sheet
+    """Captioned pictures side by side, of 128 pixels each."""
+    shown = [picture.resize((128, 128), Image.Resampling.BICUBIC) for _, picture in pictures]
+    return images.contact_sheet(shown, columns, gap=0, captions=[text for text, _ in pictures])
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> float:

@@ -181,19 +181,21 @@ class Recipe(Settings):
         self,
         pipe: ConceptConductorPipeline | None = None,
         progress: Callable[[StepReport], None] | None = None,
+        trace: str | Path | None = None,
     ) -> Iterator[Picture]:
         """Make the pictures, one for each seed, as they are asked for.
 
         Args:
             pipe: a loaded pipeline; None loads the recipe's model.
             progress: told after each step.
+            trace: a folder for a look inside, with a folder in it for each of several seeds.
 
         Raises:
             ConductorError: anything that does not fit, in one sentence.
         """
         from concept_conductor.rendering import Rendering
 
-        return Rendering.prepare(self, pipe=pipe).pictures(progress)
+        return Rendering.prepare(self, pipe=pipe).pictures(progress, None if trace is None else Path(trace))
 
 
 def collage_recipe(path: str | Path, model: str) -> Recipe:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from concept_conductor.images import MASK_COLOURS, mask_overlay
+from concept_conductor.lettering import fitting, font
 from concept_conductor.tracing.trace import MAX_CLUSTERS
 from concept_conductor.tracing.views import PathView
 
@@ -81,21 +81,6 @@ def own_mask_large(view: PathView, masks: NDArray[np.bool_], number: int) -> Ima
     alone = np.zeros_like(masks)
     alone[number] = masks[number]
     return mask_overlay(view.clean, alone)
-
-
-@cache
-def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Pillow's own font."""
-    return ImageFont.load_default(size)
-
-
-def fitting(text: str, width: int, size: int) -> str:
-    """``text``, cut with dots where it is wider than ``width`` pixels."""
-    if font(size).getlength(text) <= width:
-        return text
-    while text and font(size).getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
 
 
 def grid(

@@ -108,7 +108,7 @@ class TrainingConfig(TrainingSettings):
     """One concept's training.
 
     Attributes:
-        model: "mini", a diffusers folder or a hub id.
+        model: "mini", a diffusers folder, a hub id, or a checkpoint in one file.
         images: folder of 1 to 30 images, optionally with captions ``stem.txt`` (first line; ``<TOK>`` stands for
             the placeholders).
         masks: folder of masks of the subject, ``stem.png`` (white on black), for all images or some; None for
@@ -258,6 +258,6 @@ def _from_folder(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The recipe's fields with relative paths counted from its folder."""
     paths: dict[str, Any] = {key: folder / value for key in PATHS if isinstance(value := data.get(key), str)}
     model = data.get("model")
-    if isinstance(model, str) and (folder / model / "model_index.json").is_file():
+    if isinstance(model, str) and any((folder / model / name).is_file() for name in ("", "model_index.json")):
         paths["model"] = str(folder / model)
     return {**data, **paths}

@@ -201,9 +201,9 @@ def train(
 
 def load_backbone(config: TrainingConfig) -> Backbone:
     """The recipe's base model in fp32, on its device."""
-    from concept_conductor.pipeline import ConceptConductorPipeline
+    from concept_conductor.pipeline import load_model
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline: Any = ConceptConductorPipeline.from_pretrained(config.model, torch_dtype=torch.float32)
+    pipeline: Any = load_model(config.model, torch_dtype=torch.float32)
     backbone: Backbone = pipeline.to(device).backbone
     return backbone
