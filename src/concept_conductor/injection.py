@@ -44,10 +44,11 @@ def inject(
     fusion = Fusion(masks, settings or Injection(self_attention=False, cross_attention=False), record)
     # without fusion or recording nothing of a concept path reaches the picture
     chunks = paths.chunks() if settings is not None or record else [slice(0, 1)]
-    attention, concepts = None, latents.new_empty(paths.count, *latents.shape)
+    by_noise = settings is not None and settings.noise
+    attention, concepts = None, latents.new_empty(paths.count if by_noise else 0, *latents.shape)
     for chunk in chunks:
         noise = paths.noise(latents, t, text, chunk, fusion, recording)
-        if settings is not None and settings.noise:
+        if by_noise:
             concepts[chunk] = guided(noise.transpose(0, 1), guidance_scale)
         if record:
             (part,) = fusion.attention
@@ -56,7 +57,7 @@ def inject(
             attention = part.new_empty(paths.count, *part.shape[1:]) if attention is None else attention
             attention[chunk] = part
     prediction = guided(noise[0], guidance_scale)
-    if settings is not None and settings.noise:
+    if by_noise:
         for concept, mask in zip(concepts[1:], masks.grid.unbind(1), strict=True):
             prediction = torch.where(mask[:, None], concept, prediction)  # Eq. 3
     return prediction, attention
