@@ -23,11 +23,14 @@ class Masks:
         self.grid = grid
         self.rectangles = cache(self._rectangles)
         self.grown = cache(self._grown)
-        self.tokens = cache(self._tokens)  # the same few resolutions are asked for in every layer of every step
+        self._tokens: dict[int, Tensor] = {}
 
-    def _tokens(self, count: int) -> Tensor:
+    def tokens(self, count: int) -> Tensor:
         """The masks in a layer of ``count`` tokens, ``(images, concepts, count)``, boolean."""
-        return resize(self.grid, token_grid(count, self.grid.shape[-2:])).flatten(2)
+        # few resolutions are asked for, in every layer of every step; torch.compile sees through a dict, not cache()
+        if count not in self._tokens:
+            self._tokens[count] = resize(self.grid, token_grid(count, self.grid.shape[-2:])).flatten(2)
+        return self._tokens[count]
 
     def at(self, count: int) -> Tensor:
         """The masks on the grid of a layer of ``count`` tokens, ``(images, concepts, h', w')``, boolean."""

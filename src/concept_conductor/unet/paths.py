@@ -75,9 +75,6 @@ class Forward:
 
     def rows_of_text(self, layer: int) -> Tensor:
         """The texts of cross-attention layer ``layer`` for every row, ``(rows, tokens, dim)``."""
-        return self.remember(f"text {layer}", lambda: self._rows_of_text(layer))
-
-    def _rows_of_text(self, layer: int) -> Tensor:
         text = self.texts[:, :, layer, None]  # (paths, guidance, 1, tokens, dim)
         paths, guidance, _, tokens, dim = text.shape
         return text.expand(-1, -1, self.images, -1, -1).reshape(paths * guidance * self.images, tokens, dim)
