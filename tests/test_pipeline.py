@@ -253,6 +253,26 @@ def test_a_compiled_unet_works(tiny_call: dict[str, Any]) -> None:
     assert relative(pipe(**call, generator=generator(0)).images, plain) < 1e-4
 
 
+def test_sliced_attention_gives_the_same_picture(tiny_call: dict[str, Any]) -> None:
+    pipe = ConceptConductorPipeline.from_pretrained(TINY, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    call = {**tiny_call, "num_inference_steps": 2}
+    plain = pipe(**call, generator=generator(0)).images
+    pipe.enable_attention_slicing("max")
+    assert relative(pipe(**call, generator=generator(0)).images, plain) < 1e-4
+
+
+def test_fused_projections_are_refused(tiny_call: dict[str, Any]) -> None:
+    """They go past the layers that concepts' weights are in."""
+    pipe = ConceptConductorPipeline.from_pretrained(TINY, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.fuse_qkv_projections(vae=False)
+    with pytest.raises(ConductorError, match=r"call unfuse_qkv_projections\(\) first"):
+        pipe(**tiny_call)
+    pipe.unfuse_qkv_projections(vae=False)
+    pipe(**{**tiny_call, "num_inference_steps": 1})
+
+
 def test_the_safety_checker_is_honoured(tiny_call: dict[str, Any]) -> None:
     class Refuses(torch.nn.Module):
         dtype, device = torch.float32, torch.device("cpu")

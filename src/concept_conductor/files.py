@@ -12,6 +12,9 @@ from typing import BinaryIO
 
 from concept_conductor.errors import ConductorError
 
+CHECKPOINTS = (".safetensors", ".ckpt")
+"""How checkpoints in one file end."""
+
 KERNEL = ("/proc", "/sys")
 """Where Linux shows itself as files, which call themselves ordinary; /proc/kmsg waits for its next line."""
 

@@ -27,10 +27,14 @@ class Masks:
 
     def tokens(self, count: int) -> Tensor:
         """The masks in a layer of ``count`` tokens, ``(images, concepts, count)``, boolean."""
-        # few resolutions are asked for, in every layer of every step; torch.compile sees through a dict, not cache()
-        if count not in self._tokens:
-            self._tokens[count] = resize(self.grid, token_grid(count, self.grid.shape[-2:])).flatten(2)
+        if torch.compiler.is_compiling():  # what a compiled graph made must not outlive it
+            return self._resized(count)
+        if count not in self._tokens:  # the same few resolutions are asked for in every layer of every step
+            self._tokens[count] = self._resized(count)
         return self._tokens[count]
+
+    def _resized(self, count: int) -> Tensor:
+        return resize(self.grid, token_grid(count, self.grid.shape[-2:])).flatten(2)
 
     def at(self, count: int) -> Tensor:
         """The masks on the grid of a layer of ``count`` tokens, ``(images, concepts, h', w')``, boolean."""

@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from concept_conductor import loading
 from concept_conductor.backbones import TILE, Backbone, Defaults, family_of, read_model_settings
 from concept_conductor.errors import ConductorError
+from concept_conductor.files import CHECKPOINTS
 from concept_conductor.finishing import blacked_out, finished
 from concept_conductor.inversion import Progress
 from concept_conductor.layout import Layout
@@ -341,6 +342,6 @@ def load_model(model: str | Path, **kwargs: Any) -> ConceptConductorPipeline:
     Raises:
         ConductorError: see there, and at ``from_single_file``.
     """
-    single = Path(model).is_file()
+    single = str(model).endswith(CHECKPOINTS) and Path(model).is_file()  # `mini` and hub ids may be files' names too
     load = ConceptConductorPipeline.from_single_file if single else ConceptConductorPipeline.from_pretrained
     return load(model, **kwargs)

@@ -123,7 +123,9 @@ class Conditioning:
 
     @cached_property
     def conditional(self) -> Conditioning:
-        """The conditional half alone."""
+        """The conditional half alone; itself where there is no other."""
+        if self.texts.shape[1] == 1:
+            return self
         return Conditioning(self.texts[:, :1], None if self.pooled is None else self.pooled[:, :1])
 
     @staticmethod

@@ -18,7 +18,7 @@ from concept_conductor import __version__
 from concept_conductor.concepts import find_file, find_source, sha256_of_source
 from concept_conductor.documents import Place, read_json
 from concept_conductor.errors import ConductorError
-from concept_conductor.files import sha256_of
+from concept_conductor.files import CHECKPOINTS, sha256_of
 from concept_conductor.images import RECIPE_KEY, read_recipe
 from concept_conductor.recipe import Name, Recipe
 from concept_conductor.settings import Settings
@@ -28,7 +28,6 @@ PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 
 EMBEDDED_MODEL = "mini"
 MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
-CHECKPOINTS = (".safetensors", ".ckpt")
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

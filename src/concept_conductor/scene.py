@@ -140,7 +140,10 @@ def given(settings: Settings) -> dict[str, Any]:
 
 def image_size(backbone: Backbone, width: int | None, height: int | None) -> tuple[int, int]:
     """Width and height of the run in pixels, checked."""
-    own = backbone.unet.config.sample_size * backbone.vae_factor
+    cells = backbone.unet.config.sample_size
+    if cells is None and (width is None or height is None):
+        raise ConductorError("the model's U-Net names no size of its own (sample_size); give width and height")
+    own = (cells or 0) * backbone.vae_factor
     size = (own if width is None else width, own if height is None else height)
     multiple = backbone.size_multiple
     if any(side < multiple or side % multiple for side in size):

@@ -84,8 +84,8 @@ class Injection(Settings):
         rectangular: inject each concept in its mask's bounding rectangle, refined or not, instead of in its shape (an
             ablation); where rectangles overlap the later concept wins.
         margin: how far around its mask a concept is injected as well, as a fraction of the picture's shorter side, but
-            never in another's mask (0: not at all, as in the paper). Worth it where latents are so few that an outline
-            is a guess.
+            never in another's mask; where margins meet, the later concept's (0: none, as in the paper). Worth it where
+            latents are so few that an outline is a guess.
     """
 
     self_attention: bool = True

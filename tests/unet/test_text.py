@@ -70,6 +70,11 @@ def test_another_text_is_projected_anew(tiny_pipe: ConceptConductorPipeline, tex
     assert alone.shape[:2] == (2, 1)
 
 
+def test_without_guidance_the_conditional_half_is_all_there_is(text: Conditioning) -> None:
+    assert text.conditional is not text and text.conditional is text.conditional
+    assert text.conditional.conditional is text.conditional
+
+
 def test_no_graph_is_kept(tiny_pipe: ConceptConductorPipeline, text: Conditioning) -> None:
     """Aligned steps follow one another; what the first remembers must not tie the second to its graph."""
     t = torch.tensor(500)

@@ -81,7 +81,7 @@ CPU = Preset(
         "mask_layer": "up_blocks.2.attentions.2.transformer_blocks.0.attn1",
         "alignment": {"step_size": 10.0, "concept_weight": 1.0, "end": 0.3},
         "injection": {"blocks": ["down", "mid", "up"], "margin": 1 / 16},
-        "refinement": {"start": 0.25, "end": 0.4, "every": 5, "overlap_threshold": 0.0},
+        "refinement": {"start": 0.25, "end": 0.4, "every": 5, "overlap_threshold": 0.5},
         "guidance_scale": 1.5,
         "training": {"norm_threshold": 0.7},
     },

@@ -14,6 +14,7 @@ from concept_conductor.concepts.checks import check_placeholder
 from concept_conductor.concepts.conversion import ConceptFormat
 from concept_conductor.documents import read_document
 from concept_conductor.errors import ConceptFileError
+from concept_conductor.files import CHECKPOINTS
 from concept_conductor.settings import LearningRates, PerEncoder, Ranks
 
 #: Fields that are paths.
@@ -258,6 +259,8 @@ def _from_folder(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The recipe's fields with relative paths counted from its folder."""
     paths: dict[str, Any] = {key: folder / value for key in PATHS if isinstance(value := data.get(key), str)}
     model = data.get("model")
-    if isinstance(model, str) and any((folder / model / name).is_file() for name in ("", "model_index.json")):
+    if isinstance(model, str) and (
+        (model.endswith(CHECKPOINTS) and (folder / model).is_file()) or (folder / model / "model_index.json").is_file()
+    ):
         paths["model"] = str(folder / model)
     return {**data, **paths}

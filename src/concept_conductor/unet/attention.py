@@ -59,7 +59,6 @@ class MultipathProcessor:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
     ) -> Tensor:
         role, forward = self.role, self.paths.forward
         if role.text is not None:
@@ -71,7 +70,7 @@ class MultipathProcessor:
         if role.words and forward.recording is not None and encoder_hidden_states is not None:
             probabilities = attention_probabilities(attn, hidden_states, encoder_hidden_states, forward)
             forward.recording.cross_attention.append(probabilities)
-        output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        output = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask)
         return forward.fuse(role.index, output, role.block, cross_attention=role.text is not None)
 
     def _record_regions(self, attn: Attention, hidden_states: Tensor) -> None:

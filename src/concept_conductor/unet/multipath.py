@@ -117,8 +117,8 @@ class Multipath:
         for known, count, remembered in self._remembered:
             if known is text and count == images:
                 return Forward(chunk, texts, images, remembered=remembered, **purpose)
-        # the last two: an aligned step has a forward with the unconditional texts and one without
-        self._remembered = [*self._remembered[-1:], (text, images, {})]
+        # the last three: a step has a forward with the unconditional texts, aligned one without, traced the reference's
+        self._remembered = [*self._remembered[-2:], (text, images, {})]
         return Forward(chunk, texts, images, remembered=self._remembered[-1][-1], **purpose)
 
     def _run(self, unet: torch.nn.Module, latents: Tensor, t: Tensor, text: Conditioning, forward: Forward) -> Tensor:
@@ -182,6 +182,11 @@ def wrap(unet: UNet2DConditionModel, layers: Defaults, paths: Paths) -> dict[str
         if "IPAdapter" in type(inner).__name__:
             raise ConductorError(
                 "the U-Net has IP-Adapter attention, which the method cannot run; call unload_ip_adapter() first"
+            )
+        if "Fused" in type(inner).__name__:
+            raise ConductorError(
+                "the U-Net's attention projections are fused, so that concepts' weights would have no effect; call "
+                "unfuse_qkv_projections() first"
             )
         roles = (name == layer for layer in (layers.layout_layer, layers.mask_layer, layers.word_layer))
         role = Role(index, block_of(name), texts.get(name), *roles)

@@ -81,7 +81,8 @@ class Forward:
 
     def remember(self, what: str, compute: Callable[[], Tensor]) -> Tensor:
         """What ``compute`` makes of the texts: made at the first step, known at all others."""
-        if self.remembered is None:
+        # a compiled graph computes it at every step: kept, its tensors would be overwritten where graphs are replayed
+        if self.remembered is None or torch.compiler.is_compiling():
             return compute()
         if what not in self.remembered:
             with torch.no_grad():  # gradients are the latents', and later steps need no graph of this one's
