@@ -183,7 +183,7 @@ def wrap(unet: UNet2DConditionModel, layers: Defaults, paths: Paths) -> dict[str
             raise ConductorError(
                 "the U-Net has IP-Adapter attention, which the method cannot run; call unload_ip_adapter() first"
             )
-        if "Fused" in type(inner).__name__:
+        if "FusedAttn" in type(inner).__name__:
             raise ConductorError(
                 "the U-Net's attention projections are fused, so that concepts' weights would have no effect; call "
                 "unfuse_qkv_projections() first"
