@@ -115,3 +115,16 @@ def test_a_margin_reaches_as_far_as_asked_and_leaves_others_theirs(seed: int, ce
                 near = bool(masks.grid[image, concept, rows, columns].any())
                 expected = bool(masks.grid[image, concept, row, column]) or (near and not others[row, column])
                 assert bool(grown[image, concept, row, column]) == expected
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=seeds, factor=st.sampled_from([1, 2, 4]))
+def test_outlines_are_kept_where_tokens_stay_what_they_were(seed: int, factor: int) -> None:
+    masks = Masks(random_masks(seed, 2, 3, 4 * factor, 8 * factor))
+    tokens = masks.tokens(32)
+    assert torch.equal(masks.with_changed_tokens(tokens).grid, masks.grid)
+    changed = tokens ^ random_masks(seed + 1, 2, 3, 32, share=0.2)
+    after, whole = masks.with_changed_tokens(changed).grid, masks.with_tokens(changed).grid
+    differs = masks.with_tokens(changed ^ tokens).grid
+    assert torch.equal(after[differs], whole[differs])
+    assert torch.equal(after[~differs], masks.grid[~differs])

@@ -64,6 +64,11 @@ class Masks:
         # nearest: bringing the result back to the layer's grid gives exactly `tokens` again
         return Masks(F.interpolate(coarse.float(), size=tuple(size), mode="nearest-exact") > 0.5)
 
+    def with_changed_tokens(self, tokens: Tensor) -> Masks:
+        """The same, but latents of tokens that stay what they are keep theirs: an outline finer than the layer."""
+        before, after = (self.with_tokens(each).grid for each in (self.tokens(tokens.shape[2]), tokens))
+        return Masks(torch.where(before == after, self.grid, after))
+
 
 def token_grid(count: int, latent_size: torch.Size | tuple[int, int]) -> tuple[int, int]:
     """Height and width of the grid of a layer with ``count`` tokens, for any aspect ratio.

@@ -47,7 +47,8 @@ class RefinedMasks:
         own = torch.stack([best_match(candidates[i + 1], own[:, i], grid, threshold) for i in range(concepts)], dim=1)
         base = torch.stack([best_match(candidates[0], base[:, i], grid, threshold) for i in range(concepts)], dim=1)
         fused = resolve_overlaps(own | base, before)
-        return replace(self, fused=self.fused.with_tokens(fused), own=own, base=base)
+        with_tokens = self.fused.with_changed_tokens if settings.keep_outline else self.fused.with_tokens
+        return replace(self, fused=with_tokens(fused), own=own, base=base)
 
 
 def segment(attention: Tensor, concepts: int, step: int, settings: Refinement) -> Tensor:

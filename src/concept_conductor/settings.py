@@ -111,6 +111,8 @@ class Refinement(Settings):
         end: last refined step, inclusive (0.40: step 80 of 200).
         every: distance of refinements, in steps of a 200-step run (5).
         overlap_threshold: below this IoU a mask's bounding rectangle takes the cluster's place (0 for SD1.5).
+        keep_outline: where a token of the mask layer stays what it was, its latents keep theirs, instead of all taking
+            the token's (False, as published). Worth it where tokens are so few that they would blunt a good mask.
         restarts: K-Means runs per K, the best of which counts.
         seed: K-Means draws from its own stream, seeded by this, the path, K and the step.
     """
@@ -119,6 +121,7 @@ class Refinement(Settings):
     end: Fraction | None = None
     every: Annotated[int, Field(ge=1, le=PAPER_STEPS)] | None = None
     overlap_threshold: Fraction | None = None
+    keep_outline: bool | None = None
     restarts: Annotated[int, Field(ge=1, le=1000)] = 10
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 

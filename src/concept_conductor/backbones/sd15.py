@@ -17,7 +17,7 @@ SD15_DEFAULTS = Defaults(
     mask_layer="up_blocks.2.attentions.2.transformer_blocks.0.attn1",  # sixth decoder self-attention
     word_layer="up_blocks.2.attentions.1.transformer_blocks.0.attn2",  # fifth decoder cross-attention
     alignment=Alignment(step_size=10.0, concept_weight=1.0, end=0.30),
-    refinement=Refinement(start=0.25, end=0.40, every=5, overlap_threshold=0.0),
+    refinement=Refinement(start=0.25, end=0.40, every=5, overlap_threshold=0.0, keep_outline=False),
     training=TrainingDefaults(norm_threshold=(0.55,)),
 )
 

@@ -20,7 +20,7 @@ SDXL_DEFAULTS = Defaults(
     # the paper shows SD1.5's only; this is the one beside the mask layer, of the same resolution
     word_layer="up_blocks.0.attentions.1.transformer_blocks.4.attn2",
     alignment=Alignment(step_size=40.0, concept_weight=1.0, end=0.25),
-    refinement=Refinement(start=0.30, end=0.40, every=5, overlap_threshold=0.7),
+    refinement=Refinement(start=0.30, end=0.40, every=5, overlap_threshold=0.7, keep_outline=False),
     training=TrainingDefaults(
         norm_threshold=(0.55, 1.5),
         learning_rates=LearningRates(embeddings=(1e-3, 5e-4), text_encoder=(1e-5, 2e-6), unet=5e-5),
