@@ -16,6 +16,7 @@ import yaml
 from concept_conductor import Alignment, ConceptConductorPipeline, ConceptPrompt, Injection, Inversion, Refinement
 from concept_conductor.backbones import Backbone
 from concept_conductor.cli import main
+from concept_conductor.errors import ConductorError
 from concept_conductor.memory import Rehearsal, Thrift
 from concept_conductor.memory.advice import CARDS, GIB, options, smallest_card
 from concept_conductor.memory.blueprint import Blueprint
@@ -282,3 +283,14 @@ def test_recipes_carry_the_settings_that_save_memory(tmp_path: Path) -> None:
     pipe = load_pipeline(TINY, recipe)
     assert pipe.vae.use_tiling
     assert not hasattr(pipe.unet, "_hf_hook")  # on a CPU there is nothing to offload from
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"), [("[]", "holds no JSON object"), ('{"down_block_types": 3}', "describe no networks")]
+)
+def test_a_folder_whose_configurations_are_none(tmp_path: Path, config: str, sentence: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(TINY, model)
+    (model / "unet" / "config.json").write_text(config)
+    with pytest.raises(ConductorError, match=sentence):
+        Blueprint.read(model).networks()

@@ -342,6 +342,7 @@ def load_model(model: str | Path, **kwargs: Any) -> ConceptConductorPipeline:
     Raises:
         ConductorError: see there, and at ``from_single_file``.
     """
-    single = str(model).endswith(CHECKPOINTS) and Path(model).is_file()  # `mini` and hub ids may be files' names too
+    # a name such as `mini` or a hub id may be some file's as well
+    single = Path(model).is_file() and (isinstance(model, Path) or model.endswith(CHECKPOINTS))
     load = ConceptConductorPipeline.from_single_file if single else ConceptConductorPipeline.from_pretrained
     return load(model, **kwargs)

@@ -72,7 +72,7 @@ def look(recipe: Recipe) -> Seen:
 
 def _outline(recipe: Recipe) -> Backbone | None:
     """The recipe's model without weights; None where it is no folder on this machine, which a look does without."""
-    with suppress(ConductorError, OSError, ValueError, TypeError, KeyError):  # what a broken folder's files may raise
+    with suppress(ConductorError):
         model = locate_model(recipe.model, recipe.folder)
         if isinstance(model, Path) and model.is_dir():
             return Blueprint.read(model).backbone(torch.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -49,3 +50,8 @@ def image_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
     """
     array = np.array(image.convert("RGB").resize(size), dtype=np.float32)
     return torch.from_numpy(array).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def mask_iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks ``(h, w)``; 0 where both are empty."""
+    return float((mask & other).sum() / max(1, (mask | other).sum()))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.layouts.boxes import Box, check_boxes
+from concept_conductor.layouts.pixels import mask_iou
 
 if TYPE_CHECKING:
     from concept_conductor.evaluation.grounding import Grounder, Segment
@@ -81,7 +82,7 @@ def masks_of_words_in_boxes(
         left, top, right, bottom = (round(side) for side in box)
         inside = np.zeros(image.size[::-1], dtype=bool)
         inside[top : max(bottom, top + 1), left : max(right, left + 1)] = True
-        best = max(found[noun], key=lambda segment: _iou(segment.mask, inside), default=None)
+        best = max(found[noun], key=lambda segment: mask_iou(segment.mask, inside), default=None)
         if best is None or (best.mask & inside).sum() < LEAST_INSIDE * best.mask.sum():
             raise ConductorError(
                 f"box {number} holds no '{noun}' (found: {shown(found)}, none of them mostly inside of it); "
@@ -153,7 +154,3 @@ def _advice(image: Image.Image, noun: str, grounder: Grounder) -> str:
 
 def _centre(segment: Segment) -> float:
     return (segment.box[0] + segment.box[2]) / 2
-
-
-def _iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    return float((mask & other).sum() / max(1, (mask | other).sum()))

@@ -48,6 +48,8 @@ class Blueprint:
                 configs[name] = json.loads(file.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise ConductorError(f"'{file}' cannot be read ({error}); expected a part's configuration") from error
+            if not isinstance(configs[name], dict):
+                raise ConductorError(f"'{file}' holds no JSON object; expected a part's configuration")
         return cls(configs, folder)
 
     @classmethod
@@ -56,7 +58,19 @@ class Blueprint:
         return cls(PUBLISHED[family])
 
     def networks(self) -> dict[str, Any]:
-        """The networks with random weights, on torch's present default device."""
+        """The networks with random weights, on torch's present default device.
+
+        Raises:
+            ConductorError: the configurations describe none.
+        """
+        try:
+            return self._networks()
+        except (TypeError, ValueError, KeyError) as error:
+            raise ConductorError(
+                f"the configurations in '{self.folder}' describe no networks that can be made ({error})"
+            ) from error
+
+    def _networks(self) -> dict[str, Any]:
         configs = self.configs
         parts: dict[str, Any] = {
             UNET: UNet2DConditionModel.from_config(configs[UNET]).eval(),
@@ -71,7 +85,7 @@ class Blueprint:
         """The model without data, on torch's ``meta`` device; it has no tokenizers.
 
         Raises:
-            FamilyError: it is of no supported family.
+            ConductorError: its configurations describe no networks, or of no supported family.
         """
         with torch.device("meta"):
             # torch's own: diffusers' warns of a mixed precision that there is none of

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from concept_conductor.layouts.pixels import mask_iou
 from concept_conductor.mini import JUDGE_FILE
 from concept_conductor.mini.designs import Atlas, Design
 from concept_conductor.mini.presets import Preset
@@ -308,7 +309,7 @@ def examine(judge: Judge, world: World, count: int, seed: int) -> Marks:
         for cell, mask in zip(row, masks.numpy()):
             if cell < 0:
                 continue
-            ious = [(mask & f.mask).sum() / max(1, (mask | f.mask).sum()) for f in left]
+            ious = [mask_iou(mask, f.mask) for f in left]
             found = left.pop(int(np.argmax(ious))) if ious and max(ious) > 0.2 else None
             overlaps.append(max(ious) if found else 0.0)
             classes.append(found is not None and found.class_name == atlas.designs[cell].class_name)

@@ -113,7 +113,7 @@ CUDA = Preset(
     conductor={
         "layout_layer": "up_blocks.1.attentions.0.transformer_blocks.0.attn1",
         "mask_layer": "up_blocks.2.attentions.2.transformer_blocks.0.attn1",
-        "injection": {"blocks": ["down", "mid", "up"], "margin": 1 / 32},
+        "injection": {**CPU.conductor["injection"], "margin": 1 / 32},
         **{key: CPU.conductor[key] for key in ("alignment", "refinement", "guidance_scale", "training")},
     },
 )

@@ -3,7 +3,7 @@
 A concept is shipped as `concepts/CLASS-STYLE.safetensors`, of the held-out design `CLASS/STYLE`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
@@ -23,9 +23,11 @@ from concept_conductor import (
     images,
 )
 from concept_conductor.baselines.merged import sample_merged
+from concept_conductor.concepts.concept import Update
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.methods import Method
 from concept_conductor.finishing import to_uint8
+from concept_conductor.layouts.pixels import mask_iou
 from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.judge import Finding, Judge
 from concept_conductor.mini.world import World, caption
@@ -81,8 +83,9 @@ def text_to_image(
     """Pictures of one prompt by the base model, or by one concept's own model, without layout."""
     backbone = pipe.backbone
     noise = initial_noise(pipe, seeds)
+    update: Mapping[str, Update] = {}
     if concept is None:
-        texts, update = [backbone.encode_prompt(text) for text in (prompt, "")], Scaled({}, WEIGHT)
+        texts = [backbone.encode_prompt(text) for text in (prompt, "")]
     else:
         texts = backbone.encode_concept_prompts(concept, WEIGHT, [prompt, ""])
         update = Scaled(concept.unet, WEIGHT)
@@ -182,7 +185,7 @@ def assess(findings: list[Finding], designs: Sequence[str], arrangement: Arrange
         outcome.present.append(any(finding.design == design for finding in findings))
         outcome.placed.append(any(finding.design == design for finding in there))
         outcome.omitted.append(not any(finding.class_name == design.split("/")[0] for finding in there))
-        outcome.overlap.append(max((_iou(finding.mask, np.asarray(mask)) for finding in findings), default=0.0))
+        outcome.overlap.append(max((mask_iou(finding.mask, np.asarray(mask)) for finding in findings), default=0.0))
     return outcome
 
 
@@ -284,10 +287,6 @@ def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8)
     """Captioned pictures side by side, of 128 pixels each."""
     shown = [picture.resize((128, 128), Image.Resampling.BICUBIC) for _, picture in pictures]
     return images.contact_sheet(shown, columns, gap=0, captions=[text for text, _ in pictures])
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max(1, (one | other).sum()))
 
 
 def frame_of(mask: np.ndarray) -> tuple[float, float, float, float]:

@@ -70,12 +70,11 @@ class TrainingProcessor:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
     ) -> Tensor:
         text = self.paths.forward.rows_of_text(self.text)
         if self.paths.watch is not None:
             self.paths.watch.see(attn, hidden_states, text)
-        output: Tensor = self.inner(attn, hidden_states, text, attention_mask, temb)
+        output: Tensor = self.inner(attn, hidden_states, text, attention_mask)
         return output
 
 

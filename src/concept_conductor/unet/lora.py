@@ -125,6 +125,9 @@ class Scaled(Mapping[str, Update]):
     def __getitem__(self, name: str) -> Update:
         return self.updates[name].scaled(self.weight)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.updates  # Mapping's own would scale one to see
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.updates)
 

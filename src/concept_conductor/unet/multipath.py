@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import torch
@@ -78,7 +78,10 @@ class Multipath:
         Raises:
             torch.OutOfMemoryError: the sentence says what would need less.
         """
-        forward = self._forward(text, chunk, len(latents), fusion=fusion, recording=recording)
+        remembered = self._of_texts(text, chunk, len(latents))
+        forward = Forward(
+            chunk, text.texts[chunk], len(latents), fusion=fusion, recording=recording, remembered=remembered
+        )
         prediction = forward.by_path(self._run(self.backbone.unet, latents, t, text, forward))
         if recording is not None:
             recording.predictions.append(prediction)
@@ -98,7 +101,8 @@ class Multipath:
             ``(paths, images, tokens, channels)``.
         """
         text = text.conditional
-        forward = self._forward(text, chunk, len(latents), stop_at_layout=True)
+        remembered = self._of_texts(text, chunk, len(latents))
+        forward = Forward(chunk, text.texts[chunk], len(latents), stop_at_layout=True, remembered=remembered)
         unet = plain(self.backbone.unet)  # a compiled U-Net could not be left half way
         last = unet.get_submodule(self.backbone.layout_layer)
         wanted = gradient_checkpointing or bool(getattr(unet, "is_gradient_checkpointing", False))
@@ -109,17 +113,16 @@ class Multipath:
             return forward.by_path(reached.keys)[:, 0]
         raise RuntimeError("the forward ended without passing the layout layer")
 
-    def _forward(self, text: Conditioning, chunk: slice, images: int, **purpose: Any) -> Forward:
-        """A forward of the paths of ``chunk`` that knows what earlier ones made of the same texts."""
-        texts = text.texts[chunk]
-        if len(texts) < len(text.texts):  # memory is short: kept for every chunk it would be as much as all at once
-            return Forward(chunk, texts, images, **purpose)
+    def _of_texts(self, text: Conditioning, chunk: slice, images: int) -> dict[str, Tensor] | None:
+        """What earlier forwards of as many images made of the same texts, for this one to use and to add to."""
+        if len(text.texts[chunk]) < len(text.texts):
+            return None  # memory is short: kept for every chunk it would be as much as all at once
         for known, count, remembered in self._remembered:
             if known is text and count == images:
-                return Forward(chunk, texts, images, remembered=remembered, **purpose)
+                return remembered
         # the last three: a step has a forward with the unconditional texts, aligned one without, traced the reference's
         self._remembered = [*self._remembered[-2:], (text, images, {})]
-        return Forward(chunk, texts, images, remembered=self._remembered[-1][-1], **purpose)
+        return self._remembered[-1][-1]
 
     def _run(self, unet: torch.nn.Module, latents: Tensor, t: Tensor, text: Conditioning, forward: Forward) -> Tensor:
         paths, guidance = forward.texts.shape[:2]

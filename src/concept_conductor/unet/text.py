@@ -36,13 +36,16 @@ class TextProjection(nn.Module):
 @contextmanager
 def remembering(unet: nn.Module, paths: Paths) -> Iterator[None]:
     """Inside this context cross-attention projects each text once."""
-    layers = {name: layer for name, layer in attention_layers(unet).items() if layer.is_cross_attention}
-    before = [(layer, child, getattr(layer, child)) for layer in layers.values() for child in PROJECTIONS]
-    names = [f"{name}.{child}" for name in layers for child in PROJECTIONS]
+    before = {
+        f"{name}.{child}": (layer, child, getattr(layer, child))
+        for name, layer in attention_layers(unet).items()
+        if layer.is_cross_attention
+        for child in PROJECTIONS
+    }
     try:
-        for name, (layer, child, base) in zip(names, before):
+        for name, (layer, child, base) in before.items():
             setattr(layer, child, TextProjection(base, name, paths))
         yield
     finally:
-        for layer, child, base in before:
+        for layer, child, base in before.values():
             setattr(layer, child, base)
