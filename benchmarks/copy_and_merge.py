@@ -15,9 +15,9 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from concept_conductor.backbones import Backbone
-from concept_conductor.concepts.concept import LowRank, Update
-from concept_conductor.unet.layers import attention_layers, block_of, cross_attention_names
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.concepts.data import LowRank, Update
+from concept_conductor.denoiser.layers import attention_layers, block_of, cross_attention_names
 
 
 class Stop(Exception):

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from concept_conductor.memory import Rehearsal, Thrift
-from concept_conductor.memory.advice import GIB
-from concept_conductor.memory.blueprint import Blueprint
-from concept_conductor.memory.estimate import ed_lora
-from concept_conductor.scene import filled
+from concept_conductor.backbones.meta import Blueprint
+from concept_conductor.memory.estimate import Rehearsal, Thrift, ed_lora
+from concept_conductor.memory.savings import GIB
+from concept_conductor.pipeline.inputs import filled
 from concept_conductor.settings import Alignment, Injection, Refinement
 
 RUNS = (("sd15", 512), ("sd15", 768), ("sd21", 768), ("sdxl", 1024))

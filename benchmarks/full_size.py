@@ -22,9 +22,9 @@ from PIL import Image
 from scenes import random_concept, side_by_side
 
 from concept_conductor import ConceptConductorPipeline, Inversion
-from concept_conductor.memory.blueprint import PUBLISHED, SCHEDULER, Blueprint
-from concept_conductor.training import Trainer, TrainingConfig
-from concept_conductor.training.config import Augmentation, Precision, Samples
+from concept_conductor.backbones.meta import PUBLISHED, SCHEDULER, Blueprint
+from concept_conductor.training.config import Augmentation, Precision, Samples, TrainingConfig
+from concept_conductor.training.trainer import Trainer
 
 WORDS = ("dog", "a")  # the embedded model's tokenizer knows them
 

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Layout
-from concept_conductor.backbones.text import TextReader
-from concept_conductor.concepts.concept import LowRank
-from concept_conductor.unet.layers import attention_layers, block_of, cross_attention_names
+from concept_conductor.backbones.text_encoders import TextReader
+from concept_conductor.concepts.data import LowRank
+from concept_conductor.denoiser.layers import attention_layers, block_of, cross_attention_names
 
 RANK = 4
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")

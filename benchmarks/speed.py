@@ -15,14 +15,14 @@ from copy_and_merge import sample as copy_and_merge
 from scenes import random_concept, side_by_side
 
 from concept_conductor import Alignment, ConceptConductorPipeline, Inversion, Refinement
-from concept_conductor.inversion import invert
-from concept_conductor.masks import Masks
-from concept_conductor.refinement import RefinedMasks
-from concept_conductor.sampling import sample
-from concept_conductor.scene import filled, make_scene
+from concept_conductor.denoiser.masks import Masks
+from concept_conductor.denoiser.paths import Fusion
+from concept_conductor.method.inversion import invert
+from concept_conductor.method.multipath import multipath
+from concept_conductor.method.refinement import RefinedMasks
+from concept_conductor.method.sampling import sample
+from concept_conductor.pipeline.inputs import filled, make_scene
 from concept_conductor.settings import Injection
-from concept_conductor.unet.multipath import multipath
-from concept_conductor.unet.paths import Fusion
 
 CONCEPTS = 2
 

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from concept_conductor import Collage, Cutout
+from concept_conductor.evaluation.mini.placements import drawn
+from concept_conductor.mini.arrangements import arrange
 from concept_conductor.mini.designs import Atlas
-from concept_conductor.mini.placements import drawn
 from concept_conductor.mini.presets import CPU
-from concept_conductor.mini.report import arrange
 from concept_conductor.mini.world import World
 
 FOLDER = Path(__file__).parent / "layouts"
@@ -35,7 +35,7 @@ def main() -> None:
     """Write `NAME.png`, and `NAME-1.png`, `NAME-2.png` with the masks; cut-outs, and pictures to place in."""
     world = World(CPU.classes, CPU.backdrops, SIZE)
     for name, (classes, backdrop, seed) in LAYOUTS.items():
-        layout = arrange(world, classes, backdrop, seed).layout
+        layout = arrange(world, classes, backdrop, seed)
         assert layout.masks is not None
         layout.image.save(FOLDER / f"{name}.png", optimize=True)
         for number, mask in enumerate(layout.masks, 1):

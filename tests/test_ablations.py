@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from concept_conductor import Alignment, ConceptConductorPipeline, ConceptPrompt, Injection, Layout
-from concept_conductor.alignment import align
-from concept_conductor.injection import guided, inject
-from concept_conductor.masks import Masks, bounding_rectangle
-from concept_conductor.prompts import Conditioning
-from concept_conductor.unet.lora import Scaled
-from concept_conductor.unet.multipath import Multipath, multipath
+from concept_conductor.backbones.conditioning import Conditioning
+from concept_conductor.denoiser.lora import Scaled
+from concept_conductor.denoiser.masks import Masks, bounding_rectangle
+from concept_conductor.method.alignment import align
+from concept_conductor.method.injection import guided, inject
+from concept_conductor.method.multipath import Multipath, multipath
 from tests.conftest import picture
 
 NOW = torch.tensor(500)

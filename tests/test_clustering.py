@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from benchmarks.live_bytes import LiveBytes
-from concept_conductor import clustering
-from concept_conductor.clustering import kmeans
+from concept_conductor.method import kmeans as kmeans_module
+from concept_conductor.method.kmeans import kmeans
 
 
 def inertia(points: torch.Tensor, labels: torch.Tensor) -> float:
@@ -47,7 +47,7 @@ def test_sets_that_do_not_fit_together_give_the_same(monkeypatch: pytest.MonkeyP
     points = torch.rand(5, 40, 8, generator=torch.Generator().manual_seed(0))
     seeds = torch.arange(5)
     together = kmeans(points, [3, 4], seeds=seeds)
-    monkeypatch.setattr(clustering, "BATCH_NUMBERS", 2 * 40 * 40)
+    monkeypatch.setattr(kmeans_module, "BATCH_NUMBERS", 2 * 40 * 40)
     assert torch.equal(together, kmeans(points, [3, 4], seeds=seeds))
 
 
@@ -56,7 +56,7 @@ def test_memory_does_not_grow_with_the_number_of_sets() -> None:
     peaks = []
     for sets in (3, 9):
         with pytest.MonkeyPatch.context() as patch, LiveBytes() as tensors:
-            patch.setattr(clustering, "BATCH_NUMBERS", 256 * 256)
+            patch.setattr(kmeans_module, "BATCH_NUMBERS", 256 * 256)
             kmeans(points[:sets], [3, 5], seeds=torch.arange(sets), restarts=2)
         peaks.append(tensors.peak)
     assert peaks[1] <= 1.2 * peaks[0]

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from concept_conductor.cli import COMMANDS, load_command
-from concept_conductor.documents import read_yaml
-from concept_conductor.evaluation.benchmark import Benchmark
-from concept_conductor.recipe import CollageEntry, Recipe
+from concept_conductor.evaluation.benchmark.benchmark import Benchmark
+from concept_conductor.io.documents import read_yaml
+from concept_conductor.recipes.schema.collage import CollageEntry
+from concept_conductor.recipes.schema.recipe import Recipe
 from concept_conductor.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]

@@ -13,19 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from concept_conductor import Layout, Placement, images
+from concept_conductor import Layout, Placement
 from concept_conductor.errors import ConductorError
-from concept_conductor.images import (
-    CAPTION_HEIGHT,
-    contact_sheet,
-    load_image,
-    load_mask,
-    mask_overlay,
-    read_recipe,
-    save_png,
-    thumbnail,
-)
-from concept_conductor.layout import mask_pixels
+from concept_conductor.io import images
+from concept_conductor.io.drawing import contact_sheet, mask_overlay, thumbnail
+from concept_conductor.io.images import CAPTION_HEIGHT, load_image, load_mask, read_recipe, save_png
+from concept_conductor.io.tensors import mask_pixels
 
 RED = (255, 0, 0)
 

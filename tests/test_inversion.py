@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from concept_conductor import ConceptConductorPipeline, ConceptPrompt, Inversion, Layout
-from concept_conductor.inversion import visited_timesteps
-from concept_conductor.unet.multipath import Multipath
+from concept_conductor.method.inversion import visited_timesteps
+from concept_conductor.method.multipath import Multipath
 from tests.conftest import TINY, picture
 
 

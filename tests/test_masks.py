@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from concept_conductor import ConductorError
-from concept_conductor.layout import checked_masks, mask_pixels
-from concept_conductor.masks import Masks, bounding_rectangle, iou, resize, resolve_overlaps, token_grid
+from concept_conductor.denoiser.masks import Masks, bounding_rectangle, resize, token_grid
+from concept_conductor.io.tensors import mask_pixels
+from concept_conductor.method.refinement import iou, resolve_overlaps
+from concept_conductor.pipeline.masks import checked_masks
 
 seeds = st.integers(0, 2**31 - 1)
 

@@ -14,17 +14,16 @@ import torch
 import yaml
 
 from concept_conductor import Alignment, ConceptConductorPipeline, ConceptPrompt, Injection, Inversion, Refinement
-from concept_conductor.backbones import Backbone
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.meta import Blueprint
 from concept_conductor.cli import main
 from concept_conductor.errors import ConductorError
-from concept_conductor.memory import Rehearsal, Thrift
-from concept_conductor.memory.advice import CARDS, GIB, options, smallest_card
-from concept_conductor.memory.blueprint import Blueprint
-from concept_conductor.memory.estimate import ed_lora
-from concept_conductor.memory.tally import Tally
-from concept_conductor.recipe import Recipe
-from concept_conductor.rendering import load_pipeline
-from concept_conductor.scene import filled
+from concept_conductor.memory.estimate import Rehearsal, Thrift, ed_lora
+from concept_conductor.memory.savings import CARDS, GIB, options, smallest_card
+from concept_conductor.memory.tracker import Tally
+from concept_conductor.pipeline.inputs import filled
+from concept_conductor.recipes.model import load_pipeline
+from concept_conductor.recipes.schema.recipe import Recipe
 from concept_conductor.settings import SamplingSettings
 from tests.conftest import TINY, TINY_XL
 

@@ -9,15 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from concept_conductor import (
-    Alignment,
-    Concept,
-    ConceptConductorPipeline,
-    ConceptPrompt,
-    Inversion,
-    Layout,
-    Placement,
-)
+from concept_conductor import Alignment, Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout, Placement
 from tests.conftest import picture
 
 PIPES = {"sd15": "tiny_pipe", "sdxl": "tiny_xl"}

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout, Placement
+from concept_conductor.evaluation.mini.placements import psnr_outside
 from concept_conductor.mini.judge import Finding, Judge
-from concept_conductor.mini.placements import psnr_outside
-from concept_conductor.recipe import Recipe
-from concept_conductor.rendering import Rendering
+from concept_conductor.recipes.runner import Rendering
+from concept_conductor.recipes.schema.recipe import Recipe
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = pytest.mark.slow  # a minute or so each

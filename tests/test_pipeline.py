@@ -135,10 +135,10 @@ def test_without_injection_the_concepts_cannot_matter(
 
 
 def test_alignment_lowers_the_layout_loss(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
-    from concept_conductor.alignment import align
-    from concept_conductor.inversion import invert
-    from concept_conductor.scene import filled, inversion_source
-    from concept_conductor.unet.multipath import multipath
+    from concept_conductor.method.alignment import align
+    from concept_conductor.method.inversion import invert
+    from concept_conductor.method.multipath import multipath
+    from concept_conductor.pipeline.inputs import filled, inversion_source
 
     backbone = tiny_pipe.backbone
     settings = filled(

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concept_conductor import documents
-from concept_conductor.documents import DocumentError, read_document, read_yaml
 from concept_conductor.errors import ConductorError
-from concept_conductor.recipe import Recipe, parse_seeds
+from concept_conductor.io import documents
+from concept_conductor.io.documents import DocumentError, read_document, read_yaml
+from concept_conductor.recipes.schema.fields import parse_seeds
+from concept_conductor.recipes.schema.recipe import Recipe
 from concept_conductor.settings import Alignment
 from concept_conductor.training.config import TrainingConfig
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from concept_conductor.masks import Masks
-from concept_conductor.refinement import RefinedMasks, best_match
+from concept_conductor.denoiser.masks import Masks
+from concept_conductor.method.refinement import RefinedMasks, best_match
 from concept_conductor.settings import Refinement
 
 SETTINGS = Refinement(start=0.25, end=0.4, every=5, overlap_threshold=0.0)

@@ -1,4 +1,4 @@
-"""Concept Conductor: any number of personalized concepts in one picture.
+"""Concept Conductor: any number of personalized concepts in one image.
 
 The public names are loaded when first used, so that ``conductor --help`` does not wait for torch.
 """
@@ -8,40 +8,62 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from concept_conductor._version import __version__
+
 if TYPE_CHECKING:
     from concept_conductor.concepts.concept import Concept
+    from concept_conductor.concepts.prompt import ConceptPrompt
     from concept_conductor.errors import BusyError, ConceptFileError, ConductorError, FamilyError
-    from concept_conductor.layout import Layout
+    from concept_conductor.grounding.choose import default_grounder
+    from concept_conductor.grounding.grounded_sam import GroundedSam
+    from concept_conductor.grounding.grounder import Grounder, Segment
+    from concept_conductor.grounding.judge import JudgeGrounder
+    from concept_conductor.io.images import load_image, load_layer, load_mask
     from concept_conductor.layouts.collage import Collage
-    from concept_conductor.layouts.cutouts import Cutout
-    from concept_conductor.pipeline import ConceptConductorPipeline, ConductorOutput
-    from concept_conductor.placement import Add, Placement, Replace
-    from concept_conductor.prompts import ConceptPrompt
+    from concept_conductor.layouts.cutout import Cutout
+    from concept_conductor.layouts.layout import Layout
+    from concept_conductor.layouts.mask_edit import MaskEdit
+    from concept_conductor.pipeline.pipeline import ConceptConductorPipeline, ConductorOutput
+    from concept_conductor.pipeline.text_to_image import PlainPictures
+    from concept_conductor.placement.objects import Add, Replace
+    from concept_conductor.placement.placement import Placement
+    from concept_conductor.recipes.runner import generate
+    from concept_conductor.recipes.schema.recipe import Recipe
     from concept_conductor.settings import Alignment, Injection, Inversion, Refinement
     from concept_conductor.tracing.trace import Trace
 
-__version__ = "0.1.0"
-
 _HOMES = {
-    "Add": "placement",
+    "Add": "placement.objects",
     "Alignment": "settings",
     "BusyError": "errors",
     "Collage": "layouts.collage",
     "Concept": "concepts.concept",
-    "ConceptConductorPipeline": "pipeline",
+    "ConceptConductorPipeline": "pipeline.pipeline",
     "ConceptFileError": "errors",
-    "ConceptPrompt": "prompts",
+    "ConceptPrompt": "concepts.prompt",
     "ConductorError": "errors",
-    "ConductorOutput": "pipeline",
-    "Cutout": "layouts.cutouts",
+    "ConductorOutput": "pipeline.pipeline",
+    "Cutout": "layouts.cutout",
     "FamilyError": "errors",
+    "GroundedSam": "grounding.grounded_sam",
+    "Grounder": "grounding.grounder",
     "Injection": "settings",
     "Inversion": "settings",
-    "Layout": "layout",
-    "Placement": "placement",
+    "JudgeGrounder": "grounding.judge",
+    "Layout": "layouts.layout",
+    "MaskEdit": "layouts.mask_edit",
+    "Placement": "placement.placement",
+    "PlainPictures": "pipeline.text_to_image",
+    "Recipe": "recipes.schema.recipe",
     "Refinement": "settings",
-    "Replace": "placement",
+    "Replace": "placement.objects",
+    "Segment": "grounding.grounder",
     "Trace": "tracing.trace",
+    "default_grounder": "grounding.choose",
+    "generate": "recipes.runner",
+    "load_image": "io.images",
+    "load_layer": "io.images",
+    "load_mask": "io.images",
 }
 
 __all__ = [
@@ -57,14 +79,26 @@ __all__ = [
     "ConductorOutput",
     "Cutout",
     "FamilyError",
+    "GroundedSam",
+    "Grounder",
     "Injection",
     "Inversion",
+    "JudgeGrounder",
     "Layout",
+    "MaskEdit",
     "Placement",
+    "PlainPictures",
+    "Recipe",
     "Refinement",
     "Replace",
+    "Segment",
     "Trace",
     "__version__",
+    "default_grounder",
+    "generate",
+    "load_image",
+    "load_layer",
+    "load_mask",
 ]
 
 

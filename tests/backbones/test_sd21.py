@@ -11,10 +11,10 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, FamilyError, Inversion, Layout
-from concept_conductor.backbones import SD21Backbone
-from concept_conductor.concepts.concept import LowRank
-from concept_conductor.training import Trainer
-from concept_conductor.unet.layers import attention_layers
+from concept_conductor.backbones.sd21 import SD21Backbone
+from concept_conductor.concepts.data import LowRank
+from concept_conductor.denoiser.layers import attention_layers
+from concept_conductor.training.trainer import Trainer
 from tests.conftest import picture
 from tests.training.conftest import recipe
 

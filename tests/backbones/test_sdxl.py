@@ -18,9 +18,9 @@ from concept_conductor import (
     Inversion,
     Layout,
 )
-from concept_conductor.backbones import SDXLBackbone
-from concept_conductor.prompts import Conditioning
-from concept_conductor.unet.layers import attention_layers, cross_attention_names
+from concept_conductor.backbones.conditioning import Conditioning
+from concept_conductor.backbones.sdxl import SDXLBackbone
+from concept_conductor.denoiser.layers import attention_layers, cross_attention_names
 from tests.conftest import TINY_XL, picture
 
 DOG = "A <chow_dog_1> <chow_dog_2> on the beach."
@@ -276,7 +276,7 @@ def test_a_single_file_tells_its_family(
     from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
     from safetensors.torch import save_file
 
-    from concept_conductor import loading
+    from concept_conductor.pipeline import loading
 
     keys = {"v1": ["x"], "v2": [CHECKPOINT_KEY_NAMES["v2"]], "xl_base": [CHECKPOINT_KEY_NAMES["xl_base"]]}
     file = tmp_path / "model.safetensors"

@@ -7,7 +7,7 @@ import torch
 
 from concept_conductor import Concept, ConceptPrompt
 from concept_conductor.baselines.merged import joint_prompt, merged
-from concept_conductor.concepts.concept import LowRank
+from concept_conductor.concepts.data import LowRank
 from concept_conductor.errors import ConductorError
 
 

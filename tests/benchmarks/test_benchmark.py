@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from concept_conductor.documents import DocumentError
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.benchmark import Benchmark
-from concept_conductor.evaluation.drawings import layout_of, references_of
-from concept_conductor.evaluation.shipped import SHIPPED, open_benchmark, text_of
-from concept_conductor.images import load_image, load_mask
-from concept_conductor.mini.report import PAIRS, STEPS, WEIGHT
+from concept_conductor.evaluation.benchmark.benchmark import Benchmark
+from concept_conductor.evaluation.benchmark.mini_images import layout_of, references_of
+from concept_conductor.evaluation.benchmark.shipped import SHIPPED, open_benchmark, text_of
+from concept_conductor.io.documents import DocumentError
+from concept_conductor.io.images import load_image, load_mask
+from concept_conductor.mini.arrangements import PAIRS, STEPS, WEIGHT
 
 
 def test_scenes_are_combinations_with_prompts(benchmark_file: Path) -> None:

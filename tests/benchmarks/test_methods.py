@@ -12,13 +12,13 @@ import torch
 
 from concept_conductor import __version__
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation import methods
-from concept_conductor.evaluation.benchmark import Benchmark
-from concept_conductor.evaluation.folder import ResultsFolder
-from concept_conductor.evaluation.jobs import plan
-from concept_conductor.evaluation.methods import METHODS, Method, find_methods, register_method
-from concept_conductor.evaluation.running import LocalRunner, run
-from concept_conductor.images import load_image, read_recipe
+from concept_conductor.evaluation.benchmark import methods
+from concept_conductor.evaluation.benchmark.benchmark import Benchmark
+from concept_conductor.evaluation.benchmark.jobs import plan
+from concept_conductor.evaluation.benchmark.methods import METHODS, Method, find_methods, register_method
+from concept_conductor.evaluation.benchmark.results import ResultsFolder
+from concept_conductor.evaluation.benchmark.runner import LocalRunner, run
+from concept_conductor.io.images import load_image, read_recipe
 
 GREY = Method("grey", "a grey picture", sampler=lambda rendering, seed: torch.full((3, 64, 64), seed / 10))
 

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.benchmark import Benchmark
-from concept_conductor.evaluation.evaluating import places_of
-from concept_conductor.evaluation.folder import ResultsFolder, check_sizes, read_manifest
-from concept_conductor.evaluation.jobs import Job, chosen_methods, plan
-from concept_conductor.evaluation.painting import Painter
-from concept_conductor.evaluation.running import LocalRunner, run
-from concept_conductor.images import load_image
-from concept_conductor.provenance import Provenance
+from concept_conductor.evaluation.benchmark.benchmark import Benchmark
+from concept_conductor.evaluation.benchmark.generate import Painter
+from concept_conductor.evaluation.benchmark.jobs import Job, chosen_methods, plan
+from concept_conductor.evaluation.benchmark.results import ResultsFolder, check_sizes, read_manifest
+from concept_conductor.evaluation.benchmark.runner import LocalRunner, run
+from concept_conductor.evaluation.evaluate import places_of
+from concept_conductor.io.images import load_image
+from concept_conductor.recipes.provenance import Provenance
 
 
 def jobs_of(benchmark: Benchmark, folder: ResultsFolder) -> list[Job]:

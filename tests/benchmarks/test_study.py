@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.study import FIELDS, KEY, Shown, choose, table, write_study
+from concept_conductor.evaluation.report.study import FIELDS, KEY, Shown, choose, table, write_study
 
 METHODS = ("full", "merged")
 

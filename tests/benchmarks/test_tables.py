@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from concept_conductor.evaluation import plots
-from concept_conductor.evaluation.benchmark import Benchmark
-from concept_conductor.evaluation.evaluating import Evaluation
-from concept_conductor.evaluation.folder import ResultsFolder
-from concept_conductor.evaluation.jobs import chosen_methods, plan
-from concept_conductor.evaluation.running import LocalRunner, run
-from concept_conductor.evaluation.table import bootstrap, frame, latex, markdown, metric_columns, summary
+from concept_conductor.evaluation.benchmark.benchmark import Benchmark
+from concept_conductor.evaluation.benchmark.jobs import chosen_methods, plan
+from concept_conductor.evaluation.benchmark.results import ResultsFolder
+from concept_conductor.evaluation.benchmark.runner import LocalRunner, run
+from concept_conductor.evaluation.evaluate import Evaluation
+from concept_conductor.evaluation.report import plots
+from concept_conductor.evaluation.report.table import bootstrap, frame, latex, markdown, metric_columns, summary
 
 pandas = pytest.importorskip("pandas")
 TITLES = {"full": "full method", "none": "nothing & all"}

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from concept_conductor import ConceptConductorPipeline, ConductorOutput, rendering
+from concept_conductor import ConceptConductorPipeline, ConductorOutput
 from concept_conductor.cli import main
+from concept_conductor.recipes import runner
 from tests.conftest import TINY
 
 RECIPE = """\
@@ -75,7 +76,7 @@ class QuickPipe:
 def quick(tiny_pipe: ConceptConductorPipeline, monkeypatch: pytest.MonkeyPatch) -> QuickPipe:
     """Every model that is loaded is this one."""
     pipe = QuickPipe(tiny_pipe)
-    monkeypatch.setattr(rendering, "load_pipeline", lambda *_: pipe)
+    monkeypatch.setattr(runner, "load_pipeline", lambda *_: pipe)
     return pipe
 
 

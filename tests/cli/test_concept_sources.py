@@ -10,7 +10,7 @@ import pytest
 
 from concept_conductor import Concept
 from concept_conductor.concepts import sources
-from concept_conductor.images import read_recipe
+from concept_conductor.io.images import read_recipe
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from concept_conductor.cli import evaluate
-from concept_conductor.evaluation.benchmark import Benchmark
-from concept_conductor.evaluation.folder import ResultsFolder
-from concept_conductor.evaluation.running import LocalRunner
+from concept_conductor.evaluation.benchmark.benchmark import Benchmark
+from concept_conductor.evaluation.benchmark.results import ResultsFolder
+from concept_conductor.evaluation.benchmark.runner import LocalRunner
 from tests.benchmarks.conftest import benchmark_file
 
 pandas = pytest.importorskip("pandas")

@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from concept_conductor import Concept, ConceptConductorPipeline, rendering
+from concept_conductor import Concept, ConceptConductorPipeline
 from concept_conductor.cli import generate
-from concept_conductor.concepts.conversion import ConceptFormat
-from concept_conductor.provenance import Provenance
-from concept_conductor.recipe import Recipe
+from concept_conductor.concepts.formats.convert import ConceptFormat
+from concept_conductor.recipes import runner
+from concept_conductor.recipes.provenance import Provenance
+from concept_conductor.recipes.schema.recipe import Recipe
 from tests.conftest import TINY
 
 
@@ -281,7 +282,7 @@ def test_a_hub_out_of_reach(
 @pytest.fixture
 def really(tiny_pipe: ConceptConductorPipeline, monkeypatch: pytest.MonkeyPatch) -> ConceptConductorPipeline:
     """The tiny model itself, loaded already."""
-    monkeypatch.setattr(rendering, "load_pipeline", lambda *_: tiny_pipe)
+    monkeypatch.setattr(runner, "load_pipeline", lambda *_: tiny_pipe)
     return tiny_pipe
 
 
@@ -365,7 +366,7 @@ def test_the_real_pipeline_through_the_python_face(recipe: Path, tiny_pipe: Conc
 
 
 def test_loading_a_model(recipe: Path) -> None:
-    pipe = rendering.load_pipeline(TINY, Recipe.load(recipe))
+    pipe = runner.load_pipeline(TINY, Recipe.load(recipe))
     assert (pipe.device.type, pipe.dtype) == ("cpu", torch.float32)
     with pytest.raises(ValueError, match="there is no CUDA device here"):
-        rendering.load_pipeline(TINY, Recipe.load(recipe).model_copy(update={"device": "cuda"}))
+        runner.load_pipeline(TINY, Recipe.load(recipe).model_copy(update={"device": "cuda"}))

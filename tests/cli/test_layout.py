@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from concept_conductor import ConceptConductorPipeline, opening, rendering
-from concept_conductor.cli.layout_files import file_name
-from concept_conductor.evaluation.grounding import Segment
-from concept_conductor.images import RECIPE_KEY, read_recipe, save_png
-from concept_conductor.layouts import looking
-from concept_conductor.layouts.generation import PlainPictures
-from concept_conductor.provenance import Provenance
-from concept_conductor.recipe import Recipe
+from concept_conductor import ConceptConductorPipeline
+from concept_conductor.grounding.grounder import Segment
+from concept_conductor.io.images import RECIPE_KEY, read_recipe, save_png
+from concept_conductor.pipeline.text_to_image import PlainPictures
+from concept_conductor.recipes import load_layout, runner, show_layout
+from concept_conductor.recipes.provenance import Provenance
+from concept_conductor.recipes.run_folder import file_name
+from concept_conductor.recipes.schema.recipe import Recipe
 from tests.conftest import TINY
 
 COLLAGE = """\
@@ -87,9 +87,9 @@ class Finds:
 def finds(tiny_pipe: ConceptConductorPipeline, monkeypatch: pytest.MonkeyPatch) -> Finds:
     """The tiny model, loaded already, with a stand-in for its grounder."""
     grounder = Finds()
-    monkeypatch.setattr(rendering, "load_pipeline", lambda *_: tiny_pipe)
-    monkeypatch.setattr(looking, "load_pipeline", lambda *_: tiny_pipe)
-    monkeypatch.setattr(opening, "default_grounder", lambda *_, **__: grounder)
+    monkeypatch.setattr(runner, "load_pipeline", lambda *_: tiny_pipe)
+    monkeypatch.setattr(show_layout, "load_pipeline", lambda *_: tiny_pipe)
+    monkeypatch.setattr(load_layout, "default_grounder", lambda *_, **__: grounder)
     return grounder
 
 
@@ -273,7 +273,7 @@ def refused(*_: object) -> ConceptConductorPipeline:
 
 
 def test_showing_given_masks_loads_no_model(conductor, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "load_pipeline", refused)
+    monkeypatch.setattr(show_layout, "load_pipeline", refused)
     outcome = conductor("layout", "show", recipe, "--out", "seen")
     assert outcome.status == 0, outcome.err
     assert [Path(line).name for line in outcome.out.splitlines()] == [
@@ -288,7 +288,7 @@ def test_showing_given_masks_loads_no_model(conductor, recipe: Path, monkeypatch
 def test_masks_that_a_run_refuses_are_not_shown(
     conductor, recipe: Path, quick, monkeypatch: pytest.MonkeyPatch, shade: int
 ) -> None:
-    monkeypatch.setattr(looking, "load_pipeline", refused)
+    monkeypatch.setattr(show_layout, "load_pipeline", refused)
     Image.new("L", (128, 128), shade).save(recipe.parent / "mask2.png")
     outcome = conductor("layout", "show", recipe, "--out", "seen")
     assert outcome.status == 1
@@ -321,7 +321,7 @@ def test_a_recipe_without_layout_has_none_to_show(conductor, tmp_path: Path) -> 
 
 
 def test_pictures_of_cutouts_are_not_held_without_end(conductor, spec: Path, monkeypatch) -> None:
-    monkeypatch.setattr(opening, "MOST_TOGETHER", 1000)
+    monkeypatch.setattr(load_layout, "MOST_TOGETHER", 1000)
     outcome = conductor("layout", "collage", spec, "--out", "here")
     assert outcome.status == 1
     assert "line 6: 'layout.collage.cutouts[2]': the cut-outs so far have 1,344 pixels" in outcome.err

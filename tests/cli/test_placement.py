@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from concept_conductor.provenance import Provenance
+from concept_conductor.recipes.provenance import Provenance
 from tests.conftest import picture
 
 LAYOUT = """\

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from concept_conductor import images
-from concept_conductor.images import read_recipe, save_png
+from concept_conductor.io import images
+from concept_conductor.io.images import read_recipe, save_png
 from tests.conftest import TINY
 
 

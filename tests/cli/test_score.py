@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from concept_conductor.images import RECIPE_KEY, save_png
+from concept_conductor.io.images import RECIPE_KEY, save_png
 from concept_conductor.mini.presets import CPU
 from tests.evaluation.conftest import drawn, tiny_clip  # noqa: F401 - a fixture
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from concept_conductor import ConceptConductorPipeline, rendering
-from concept_conductor.recipe import Recipe
+from concept_conductor import ConceptConductorPipeline
+from concept_conductor.recipes import runner
+from concept_conductor.recipes.schema.recipe import Recipe
 
 
 @pytest.mark.parametrize(("seeds", "folders"), [("3", ["inside"]), ("3,12", ["inside/seed-0003", "inside/seed-0012"])])
@@ -40,7 +41,7 @@ def test_no_trace_unless_asked(conductor, recipe: Path, quick) -> None:
 
 
 def test_the_real_thing(conductor, recipe: Path, tiny_pipe: ConceptConductorPipeline, monkeypatch) -> None:
-    monkeypatch.setattr(rendering, "load_pipeline", lambda *_: tiny_pipe)
+    monkeypatch.setattr(runner, "load_pipeline", lambda *_: tiny_pipe)
     recipe.write_text(recipe.read_text().replace("steps: 999", "steps: 2"))
     outcome = conductor("generate", recipe, "--seeds", "0", "--out", "out", "--trace", "deep/inside")
     assert outcome.status == 0, outcome.err

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from concept_conductor.concepts import Concept, LowRank
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.data import LowRank
 
 RANK, DIM = 2, 6
 

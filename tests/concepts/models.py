@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from concept_conductor import ConceptConductorPipeline
-from concept_conductor.concepts import Concept
-from concept_conductor.unet.lora import AllRows, pathwise
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.denoiser.lora import pathwise
+from concept_conductor.denoiser.paths import AllRows
 
 WIDTHS = {"sd15": 768, "sd21": 1024, "sdxl": 2048}
 TOLERANCE = 5e-5

@@ -10,8 +10,9 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from torch import Tensor
 
-from concept_conductor.concepts import FullWeight, load_concept
-from concept_conductor.concepts.conversion import ConceptFormat
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.data import FullWeight
+from concept_conductor.concepts.formats.convert import ConceptFormat
 from concept_conductor.errors import ConceptFileError
 from tests.concepts.models import Models, assert_same_outputs
 
@@ -49,19 +50,19 @@ def folder(tmp_path: Path) -> tuple[Path, Models, list[Tensor]]:
 
 def test_weights_and_token_make_one_concept(folder: tuple[Path, Models, list[Tensor]]) -> None:
     path, models, outputs = folder
-    concept = load_concept(path)
+    concept = Concept.load(path)
     assert concept.placeholders == ("<new1>",)
     assert concept.family == "sd15"
     assert concept.unet and all(isinstance(update, FullWeight) for update in concept.unet.values())
     assert_same_outputs(models.with_concept(concept), outputs)
-    alone = load_concept(path / "pytorch_custom_diffusion_weights.bin")
+    alone = Concept.load(path / "pytorch_custom_diffusion_weights.bin")
     assert alone.placeholders == () and alone.unet.keys() == concept.unet.keys()
 
 
 def test_whole_weights_round_trip_in_ours_only(folder: tuple[Path, Models, list[Tensor]]) -> None:
     path, models, outputs = folder
-    concept = load_concept(path / "pytorch_custom_diffusion_weights.bin")
-    ours = load_concept(ConceptFormat.ours.save(load_concept(path), path / "ours.safetensors"))
+    concept = Concept.load(path / "pytorch_custom_diffusion_weights.bin")
+    ours = Concept.load(ConceptFormat.ours.save(Concept.load(path), path / "ours.safetensors"))
     assert_same_outputs(models.with_concept(ours), outputs)
     for format in (ConceptFormat.kohya, ConceptFormat.diffusers):
         with pytest.raises(ConceptFileError, match="whole weight"):
@@ -69,7 +70,7 @@ def test_whole_weights_round_trip_in_ours_only(folder: tuple[Path, Models, list[
     with pytest.raises(ConceptFileError, match="placeholders of one position"):
         ConceptFormat.mixofshow.save(concept, path / "other")
     with pytest.raises(ConceptFileError, match="linear layers only"):
-        ConceptFormat.mixofshow.save(load_concept(path / "ours.safetensors"), path / "other")
+        ConceptFormat.mixofshow.save(Concept.load(path / "ours.safetensors"), path / "other")
     assert not (path / "other").exists()
 
 
@@ -78,4 +79,4 @@ def test_trained_biases_are_refused(tmp_path: Path) -> None:
     customised(unet, train_q_out=True)
     unet.save_attn_procs(tmp_path, weight_name="pytorch_custom_diffusion_weights.bin", safe_serialization=False)
     with pytest.raises(ConceptFileError, match=r"to_out_custom_diffusion.0.bias', which is a trained bias"):
-        load_concept(tmp_path)
+        Concept.load(tmp_path)

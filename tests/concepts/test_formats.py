@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from concept_conductor.concepts import Concept, LowRank, ed_lora, load_concept, native
-from concept_conductor.concepts.conversion import ConceptFormat
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.data import LowRank
+from concept_conductor.concepts.formats import ed_lora, native
+from concept_conductor.concepts.formats.convert import ConceptFormat
 from concept_conductor.errors import ConceptFileError, ConductorError
 from tests.concepts.conftest import concept, published
 from tests.conftest import TINY
@@ -37,7 +39,7 @@ def same(a: Concept, b: Concept) -> bool:
 
 
 def test_a_published_file_is_read() -> None:
-    chow = load_concept(TINY / "chow_dog.pth")
+    chow = Concept.load(TINY / "chow_dog.pth")
     assert chow.placeholders == ("<chow_dog_1>", "<chow_dog_2>")
     assert chow.tokens[0]["<chow_dog_1>"].shape == (16, 32)
     assert len(chow.unet) == 128
@@ -46,10 +48,10 @@ def test_a_published_file_is_read() -> None:
 
 
 def test_ours_and_mixofshow_round_trip(tmp_path: Path) -> None:
-    chow = load_concept(TINY / "chow_dog.pth")
-    ours = load_concept(chow.save(tmp_path / "chow.safetensors"))
+    chow = Concept.load(TINY / "chow_dog.pth")
+    ours = Concept.load(chow.save(tmp_path / "chow.safetensors"))
     assert same(chow, ours)
-    again = load_concept(ed_lora.save(ours, tmp_path / "again.pth"))
+    again = Concept.load(ed_lora.save(ours, tmp_path / "again.pth"))
     assert same(chow, again)
     published_file = torch.load(TINY / "chow_dog.pth", weights_only=True)["params"]
     written = torch.load(tmp_path / "again.pth", weights_only=True)["params"]
@@ -60,7 +62,7 @@ def test_ours_and_mixofshow_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", WITH_TOKENS)
 def test_both_families_round_trip(tmp_path: Path, encoders: int, format: ConceptFormat) -> None:
     toy = concept(encoders)
-    again = load_concept(format.save(toy, tmp_path / f"toy{format.suffix}"))
+    again = Concept.load(format.save(toy, tmp_path / f"toy{format.suffix}"))
     assert same(toy, again)
     assert again.placeholders == ("<toy_2>", "<toy_1>")
 
@@ -68,14 +70,14 @@ def test_both_families_round_trip(tmp_path: Path, encoders: int, format: Concept
 def test_the_wrapper_is_optional(tmp_path: Path) -> None:
     torch.save(published(), tmp_path / "plain.pth")
     torch.save({"params": published()}, tmp_path / "wrapped.pth")
-    assert load_concept(tmp_path / "plain.pth").placeholders == load_concept(tmp_path / "wrapped.pth").placeholders
+    assert Concept.load(tmp_path / "plain.pth").placeholders == Concept.load(tmp_path / "wrapped.pth").placeholders
 
 
 def test_metadata_survives(tmp_path: Path) -> None:
     toy = concept()
     path = toy.save(tmp_path / "toy.safetensors")
-    assert load_concept(path).metadata == toy.metadata
-    assert load_concept(path).name == "toy"
+    assert Concept.load(path).metadata == toy.metadata
+    assert Concept.load(path).name == "toy"
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
     assert header["format"] == "concept-conductor"
@@ -101,7 +103,7 @@ def test_any_concept_round_trips(
     )
     folder = tmp_path_factory.mktemp("any")
     for format in WITH_TOKENS:
-        assert same(toy, load_concept(format.save(toy, folder / f"any{format.suffix}")))
+        assert same(toy, Concept.load(format.save(toy, folder / f"any{format.suffix}")))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,17 +125,17 @@ def test_shipped_names_stay_in_their_folder(tmp_path: Path, monkeypatch: pytest.
     concept().save(shipped / "dog-noto.safetensors")
     concept().save(tmp_path / "secret.safetensors")
     monkeypatch.setattr("concept_conductor.mini.CONCEPTS_FOLDER", shipped)
-    assert load_concept("mini/dog-noto").name == "toy"
+    assert Concept.load("mini/dog-noto").name == "toy"
     for bad in ("mini/../secret", "mini/nothing", "mini/", "mini//etc/passwd", "mini/.", "mini/dog-noto/../dog-noto"):
         with pytest.raises(ConceptFileError, match="no shipped concept.*mini/dog-noto"):
-            load_concept(bad)
+            Concept.load(bad)
 
 
 def test_a_file_on_disk_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     concept().save(tmp_path / "mini" / "mine.safetensors")
     monkeypatch.chdir(tmp_path)
-    assert load_concept("mini/mine.safetensors").name == "toy"
+    assert Concept.load("mini/mine.safetensors").name == "toy"
 
 
 def test_our_own_suffix_is_not_needed(tmp_path: Path) -> None:
-    assert load_concept(native.save(concept(), tmp_path / "no_suffix")).name == "toy"
+    assert Concept.load(native.save(concept(), tmp_path / "no_suffix")).name == "toy"

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from concept_conductor.concepts import Concept, container, load_concept
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.formats import weight_file
 from concept_conductor.errors import ConceptFileError
 from tests.concepts.conftest import DIM, concept, published
 from tests.conftest import TINY
@@ -36,7 +37,7 @@ class Bomb:
 def refused(path: Path, *words: str) -> None:
     """The file is refused in one sentence that names it and holds all ``words``."""
     with pytest.raises(ConceptFileError) as error:
-        load_concept(path)
+        Concept.load(path)
     message = str(error.value)
     assert str(path) in message
     assert "\n" not in message
@@ -72,7 +73,7 @@ def test_missing_empty_folder_and_text(tmp_path: Path) -> None:
 
 def test_too_large_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = concept().save(tmp_path / "toy.safetensors")
-    monkeypatch.setattr(container, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(weight_file, "MAX_FILE_BYTES", 100)
     refused(path, "GiB")
 
 
@@ -89,12 +90,12 @@ def test_truncated_and_flipped_files_never_do_worse_than_refuse(
         cut = int(data.draw(st.floats(0, 1, exclude_max=True)) * len(whole))
         path.write_bytes(whole[:cut])
         with pytest.raises(ConceptFileError):
-            load_concept(path)
+            Concept.load(path)
         flipped = bytearray(whole)
         flipped[cut] ^= data.draw(st.integers(1, 255))
         path.write_bytes(flipped)
         try:
-            load_concept(path)  # a flipped bit inside of a number cannot be seen
+            Concept.load(path)  # a flipped bit inside of a number cannot be seen
         except ConceptFileError as error:
             assert "\n" not in str(error)
 
@@ -189,7 +190,7 @@ def test_safetensors_that_begin_like_a_pickle(tmp_path: Path) -> None:
         if path.read_bytes()[0] == 0x80:
             break
     assert path.read_bytes()[0] == 0x80
-    assert load_concept(path).name == "toy"
+    assert Concept.load(path).name == "toy"
 
 
 def header(**changes: str) -> dict[str, str]:
@@ -252,4 +253,4 @@ def test_other_kinds_are_named(tmp_path: Path, keys: list[str], kind: str) -> No
 
 
 def test_the_fixture_itself_is_fine() -> None:
-    assert load_concept(TINY / "red_robot.pth").placeholders == ("<red_robot_1>", "<red_robot_2>")
+    assert Concept.load(TINY / "red_robot.pth").placeholders == ("<red_robot_1>", "<red_robot_2>")

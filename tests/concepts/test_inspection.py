@@ -12,8 +12,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from concept_conductor.cli import main
-from concept_conductor.concepts import Concept, load_concept
-from concept_conductor.concepts.conversion import ConceptFormat
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.formats.convert import ConceptFormat
 from concept_conductor.concepts.inspection import inspect
 from concept_conductor.errors import ConceptFileError
 from tests.concepts.conftest import DIM, concept
@@ -62,7 +62,7 @@ def test_the_command_inspects(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_the_command_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert conductor("concept", "convert", TINY / "chow_dog.pth", tmp_path / "chow.safetensors") == 0
     assert conductor("concept", "convert", tmp_path / "chow.safetensors", tmp_path / "x", "--format", "mixofshow") == 0
-    assert load_concept(tmp_path / "x").placeholders == ("<chow_dog_1>", "<chow_dog_2>")
+    assert Concept.load(tmp_path / "x").placeholders == ("<chow_dog_1>", "<chow_dog_2>")
     capsys.readouterr()
     assert conductor("concept", "convert", tmp_path / "x", tmp_path / "y.bin") == 1
     assert "--format" in capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_every_format_round_trips_by_the_command(
     """Into the format and back into ours: the same tensors; the report of each file counts them all."""
     kinds = {"ours": "Concept Conductor (safetensors)", "mixofshow": "ED-LoRA (Mix-of-Show .pth)"}
     kinds |= {"kohya": "kohya-ss LoRA", "diffusers": "diffusers LoRA"}
-    start = load_concept(TINY / "chow_dog.pth")
+    start = Concept.load(TINY / "chow_dog.pth")
     if format in (ConceptFormat.kohya, ConceptFormat.diffusers):  # which hold no tokens
         start = replace(start, tokens=({},))
     first, there, back = start.save(tmp_path / "first.safetensors"), tmp_path / "there", tmp_path / "back.safetensors"
@@ -91,7 +91,7 @@ def test_every_format_round_trips_by_the_command(
     for report in reports:
         for key in ("family", "phrase", "tokens", "weights", "tensors", "parameters", "dtypes", "problem"):
             assert report[key] == reports[0][key], key
-    assert same(load_concept(back), start)
+    assert same(Concept.load(back), start)
 
 
 def test_conversion_says_what_a_format_cannot_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

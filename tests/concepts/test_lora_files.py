@@ -15,8 +15,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from concept_conductor.concepts import load_concept
-from concept_conductor.concepts.conversion import ConceptFormat
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.formats.convert import ConceptFormat
 from concept_conductor.concepts.inspection import inspect
 from concept_conductor.errors import ConceptFileError, FamilyError
 from tests.concepts.models import Models, Trained, assert_same_outputs, clean, tiny_unet, trained
@@ -29,7 +29,7 @@ def check(path: Path, result: Trained) -> None:
     """The file's concept gives what the trained adapters gave, and is told as its family's."""
     models = clean(result)
     before = models.outputs()
-    concept = load_concept(path)
+    concept = Concept.load(path)
     assert_same_outputs(models.with_concept(concept), result.outputs)
     assert concept.family == result.models.family
     assert len(concept.tokens) == len(concept.text_encoders) == len(models.networks) - 1
@@ -60,7 +60,7 @@ def test_a_diffusers_file_with_settings_in_its_header(tmp_path: Path) -> None:
         for name, adapter in result.adapters.items()
     }
     path = save_diffusers(tmp_path, result, **metadata)
-    assert {update.rank for update in load_concept(path).unet.values()} == {2, 3}
+    assert {update.rank for update in Concept.load(path).unet.values()} == {2, 3}
     check(path, result)
 
 
@@ -82,7 +82,7 @@ def test_older_diffusers_spellings(tmp_path: Path) -> None:
     assert "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight" in oldest
     torch.save(oldest, tmp_path / "pytorch_lora_weights.bin")
     models = clean(result)
-    concept = load_concept(tmp_path / "pytorch_lora_weights.bin")
+    concept = Concept.load(tmp_path / "pytorch_lora_weights.bin")
     assert concept.name == tmp_path.name
     assert_same_outputs(models.with_concept(concept)[:1], result.outputs[:1])
     check(tmp_path / "older.safetensors", result)
@@ -146,7 +146,7 @@ def test_peft_folders(tmp_path: Path, family: str) -> None:
     result = trained(family, "everything", lora_alpha=5, **settings)
     for name, adapter in result.adapters.items():
         adapter.save_pretrained(tmp_path / "dog" / name)
-    assert load_concept(tmp_path / "dog").name == "dog"
+    assert Concept.load(tmp_path / "dog").name == "dog"
     check(tmp_path / "dog", result)
 
 
@@ -155,11 +155,11 @@ def test_a_peft_folder_of_one_network(tmp_path: Path) -> None:
     result.adapters["unet"].save_pretrained(tmp_path / "unet_only")
     result.adapters["text_encoder"].save_pretrained(tmp_path / "text_only")
     models = clean(result)
-    unet = load_concept(tmp_path / "unet_only")
-    text = load_concept(tmp_path / "text_only" / "adapter_model.safetensors")
+    unet = Concept.load(tmp_path / "unet_only")
+    text = Concept.load(tmp_path / "text_only" / "adapter_model.safetensors")
     assert_same_outputs(models.with_concept(unet)[:1], result.outputs[:1])
     assert_same_outputs(models.with_concept(text)[1:], result.outputs[1:])
-    both = load_concept(tmp_path / "unet_only", tmp_path / "text_only")
+    both = Concept.load(tmp_path / "unet_only", tmp_path / "text_only")
     assert_same_outputs(models.with_concept(both), result.outputs)
     assert both.name == "unet_only"
 
@@ -170,7 +170,7 @@ def test_every_layer_survives_conversion(tmp_path: Path, family: str, format: Co
     result = trained(family, "everything", lora_alpha=3)
     for name, adapter in result.adapters.items():
         adapter.save_pretrained(tmp_path / "peft" / name)
-    path = format.save(load_concept(tmp_path / "peft"), tmp_path / "converted.safetensors")
+    path = format.save(Concept.load(tmp_path / "peft"), tmp_path / "converted.safetensors")
     check(path, result)
 
 
@@ -178,7 +178,7 @@ def test_what_is_converted_can_be_loaded_by_diffusers(tmp_path: Path) -> None:
     """Into a U-Net by diffusers' own loader, in both layouts."""
     result = trained("sd15")
     path = save_diffusers(tmp_path, result)
-    concept = load_concept(path)
+    concept = Concept.load(path)
     for format in (ConceptFormat.kohya, ConceptFormat.diffusers):
         format.save(concept, tmp_path / "converted.safetensors")
         state, alphas, _ = StableDiffusionPipeline.lora_state_dict(
@@ -202,7 +202,7 @@ def test_trigger_words_come_from_the_header(tmp_path: Path) -> None:
     ]
     for header, words in headers:
         save_file(state, tmp_path / "dog.safetensors", metadata=header)
-        concept = load_concept(tmp_path / "dog.safetensors")
+        concept = Concept.load(tmp_path / "dog.safetensors")
         assert concept.phrase == words
         assert concept.placeholders == ()
         assert "ss_tag_frequency" not in concept.metadata or len(concept.metadata["ss_tag_frequency"]) < 300
@@ -218,13 +218,13 @@ def test_embeddings_bundled_with_a_lora_are_its_tokens(tmp_path: Path, family: s
         tokens = {"bundle_emb.mug.clip_l": torch.randn(2, 768), "bundle_emb.mug.clip_g": torch.randn(2, 1280)}
     save_file({**state, **tokens}, tmp_path / "bundle.safetensors")
     check(tmp_path / "bundle.safetensors", result)
-    concept = load_concept(tmp_path / "bundle.safetensors")
+    concept = Concept.load(tmp_path / "bundle.safetensors")
     assert concept.name == "bundle"
     assert concept.positions == {"mug": 2}
     assert inspect(tmp_path / "bundle.safetensors").kind == "kohya-ss LoRA + textual inversion"
     save_file({**state, "bundle_emb.mug": torch.ones(2)}, tmp_path / "bundle.safetensors")
     with pytest.raises(ConceptFileError, match="names no embedding"):
-        load_concept(tmp_path / "bundle.safetensors")
+        Concept.load(tmp_path / "bundle.safetensors")
 
 
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -272,7 +272,7 @@ def pair(layer: str, down: str = ".lora_down.weight", up: str = ".lora_up.weight
 def test_malformed_files(tmp_path: Path, tensors: dict[str, Tensor], words: tuple[str, ...]) -> None:
     save_file(tensors, tmp_path / "bad.safetensors")
     with pytest.raises(ConceptFileError) as error:
-        load_concept(tmp_path / "bad.safetensors")
+        Concept.load(tmp_path / "bad.safetensors")
     message = str(error.value)
     assert str(tmp_path / "bad.safetensors") in message and "\n" not in message
     assert all(word in message for word in words), message
@@ -300,7 +300,7 @@ def test_settings_that_cannot_be_used(tmp_path: Path, settings: Any, word: str) 
     else:
         file.write_text(settings)
     with pytest.raises(ConceptFileError, match=word):
-        load_concept(tmp_path / "adapter_model.safetensors")
+        Concept.load(tmp_path / "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("DoRA", {"use_dora": True}), ("bias", {"lora_bias": True})])
@@ -310,7 +310,7 @@ def test_peft_adapters_that_are_not_plain_low_rank(tmp_path: Path, kind: str, se
         warnings.simplefilter("ignore")  # PEFT does not know its own biases
         get_peft_model(tiny_unet("sd15"), config).save_pretrained(tmp_path)
     with pytest.raises(ConceptFileError, match=kind):
-        load_concept(tmp_path)
+        Concept.load(tmp_path)
 
 
 def test_mixed_families_are_refused(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_mixed_families_are_refused(tmp_path: Path) -> None:
     mixed = {**one, f"{strange}.lora_down.weight": other[key], f"{strange}.lora_up.weight": other[up]}
     save_file(mixed, tmp_path / "mixed.safetensors")
     with pytest.raises(FamilyError, match="'mixed' mixes families: .* SD1.5's but .* SDXL's"):
-        load_concept(tmp_path / "mixed.safetensors")
+        Concept.load(tmp_path / "mixed.safetensors")
 
 
 def test_every_tensor_of_a_real_file_is_counted(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from peft import LoHaConfig, LoKrConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from concept_conductor.concepts import LowRank, load_concept, lycoris
-from concept_conductor.concepts.conversion import ConceptFormat
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.data import LowRank
+from concept_conductor.concepts.formats import lycoris
+from concept_conductor.concepts.formats.convert import ConceptFormat
 from concept_conductor.errors import ConceptFileError
 from tests.concepts.models import Models, Trained, adapted, assert_same_outputs, clean
 
@@ -79,13 +81,13 @@ def test_lycoris_files_and_peft_folders(tmp_path: Path, kind: str) -> None:
     models = clean(result)
     before = models.outputs()
     for source in (path, tmp_path / "peft"):
-        concept = load_concept(source)
+        concept = Concept.load(source)
         assert concept.family == "sd15"
         assert all(isinstance(update, LowRank) for update in concept.unet.values())
         assert_same_outputs(models.with_concept(concept), result.outputs)
     kernels = {tuple(update.down.shape[2:]) for name, update in concept.unet.items() if "conv1" in name}
     assert kernels == {(3, 3)}
-    converted = load_concept(ConceptFormat.kohya.save(concept, tmp_path / "converted.safetensors"))
+    converted = Concept.load(ConceptFormat.kohya.save(concept, tmp_path / "converted.safetensors"))
     assert_same_outputs(models.with_concept(converted), result.outputs)
     assert_same_outputs(models.outputs(), before)
     assert (result.outputs[0] - before[0]).norm() > 1e-3 * before[0].norm()
@@ -94,7 +96,7 @@ def test_lycoris_files_and_peft_folders(tmp_path: Path, kind: str) -> None:
 def test_sdxl(tmp_path: Path) -> None:
     result = adapted("sdxl", "attention", loha())
     path = lycoris_file(tmp_path / "lycoris.safetensors", result)
-    concept = load_concept(path)
+    concept = Concept.load(path)
     assert concept.family == "sdxl" and len(concept.text_encoders) == 2
     assert {update.rank for update in concept.unet.values()} == {RANK * RANK}
     assert_same_outputs(clean(result).with_concept(concept), result.outputs)
@@ -104,7 +106,7 @@ def test_settings_for_single_layers(tmp_path: Path) -> None:
     result = adapted("sd15", "attention", loha(rank_pattern={"to_k": 1}, alpha_pattern={"to_v": 5.0}))
     for name, adapter in result.adapters.items():
         adapter.save_pretrained(tmp_path / name)
-    assert_same_outputs(clean(result).with_concept(load_concept(tmp_path)), result.outputs)
+    assert_same_outputs(clean(result).with_concept(Concept.load(tmp_path)), result.outputs)
 
 
 def merged(models: Models, differences: dict[str, Tensor]) -> list[Tensor]:
@@ -143,7 +145,7 @@ def test_cores_and_full_differences(tmp_path: Path, kind: str) -> None:
             }
     assert len(differences) > 5
     save_file(state, tmp_path / "lycoris.safetensors")
-    concept = load_concept(tmp_path / "lycoris.safetensors")
+    concept = Concept.load(tmp_path / "lycoris.safetensors")
     assert concept.unet.keys() == differences.keys()
     assert_same_outputs(models.with_concept(concept), merged(models, differences))
 
@@ -204,7 +206,7 @@ def test_malformed_files(tmp_path: Path, tensors: dict[str, Tensor | None], word
     path = tmp_path / "bad.safetensors"
     save_file({key: value for key, value in tensors.items() if value is not None}, path)
     with pytest.raises(ConceptFileError) as error:
-        load_concept(path)
+        Concept.load(path)
     message = str(error.value)
     assert str(tmp_path) in message and "\n" not in message
     assert all(word in message for word in words), message
@@ -213,7 +215,7 @@ def test_malformed_files(tmp_path: Path, tensors: dict[str, Tensor | None], word
 def test_the_untouched_examples_are_fine(tmp_path: Path) -> None:
     for tensors in (LOHA, LOKR):
         save_file(tensors, tmp_path / "good.safetensors")
-        (update,) = load_concept(tmp_path / "good.safetensors").unet.values()
+        (update,) = Concept.load(tmp_path / "good.safetensors").unet.values()
         assert isinstance(update, LowRank)
         assert torch.allclose(lycoris.dense(update), torch.full((8, 8), 4.0 if tensors is LOHA else 1.0))
 
@@ -223,7 +225,7 @@ def test_a_file_that_unfolds_to_too_much(tmp_path: Path, monkeypatch: pytest.Mon
         {key.replace("to_q", to): value.clone() for key, value in LOKR.items() for to in ("to_q", "to_k", "to_v")},
         tmp_path / "large.safetensors",
     )
-    assert math.prod(next(iter(load_concept(tmp_path / "large.safetensors").unet.values())).down.shape) == 64
+    assert math.prod(next(iter(Concept.load(tmp_path / "large.safetensors").unet.values())).down.shape) == 64
     monkeypatch.setattr(lycoris, "MAX_NUMBERS", 300)
     with pytest.raises(ConceptFileError, match="too large together with those before it"):
-        load_concept(tmp_path / "large.safetensors")
+        Concept.load(tmp_path / "large.safetensors")

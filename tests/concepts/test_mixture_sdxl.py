@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout
-from concept_conductor.concepts.conversion import ConceptFormat
+from concept_conductor.concepts.formats.convert import ConceptFormat
 from tests.concepts.models import packed_lora
 from tests.conftest import TINY_XL, VARIANTS, picture
 from tests.stability import unet_layer

@@ -12,8 +12,10 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import save_file
 
-from concept_conductor.concepts import Concept, LowRank, load_concept, sources
-from concept_conductor.concepts.container import WeightFile
+from concept_conductor.concepts import sources
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.data import LowRank
+from concept_conductor.concepts.formats.weight_file import WeightFile
 from concept_conductor.concepts.inspection import inspect
 from concept_conductor.errors import ConceptFileError, FamilyError
 from tests.concepts.conftest import DIM, concept
@@ -39,12 +41,12 @@ def test_a_lora_and_its_embedding_are_one_concept(tmp_path: Path) -> None:
         lora(tmp_path / "mug" / "pytorch_lora_weights.safetensors"),
         embedding(tmp_path / "mug" / "token.safetensors"),
     )
-    for loaded in (load_concept(*files), load_concept(tmp_path / "mug"), Concept.load(*files)):
+    for loaded in (Concept.load(*files), Concept.load(tmp_path / "mug"), Concept.load(*files)):
         assert loaded.placeholders == ("<mug>",)
         assert set(loaded.unet) == {LAYER}
-    assert load_concept(*files).name == "mug"
-    ours = load_concept(*files).save(tmp_path / "one.safetensors")
-    assert load_concept(ours).positions == {"<mug>": 2}
+    assert Concept.load(*files).name == "mug"
+    ours = Concept.load(*files).save(tmp_path / "one.safetensors")
+    assert Concept.load(ours).positions == {"<mug>": 2}
 
 
 def test_the_same_weights_twice_are_read_once(tmp_path: Path) -> None:
@@ -56,18 +58,18 @@ def test_the_same_weights_twice_are_read_once(tmp_path: Path) -> None:
 def test_contradicting_files_are_refused(tmp_path: Path) -> None:
     first, second = embedding(tmp_path / "a.safetensors"), embedding(tmp_path / "b.safetensors")
     with pytest.raises(ConceptFileError, match="different vectors for the placeholder '<mug>'"):
-        load_concept(first, second)
-    assert load_concept(first, first).placeholders == ("<mug>",)
+        Concept.load(first, second)
+    assert Concept.load(first, first).placeholders == ("<mug>",)
     with pytest.raises(ConceptFileError, match=f"weights for the U-Net's layer '{LAYER}'"):
-        load_concept(lora(tmp_path / "c.safetensors"), lora(tmp_path / "d.safetensors"))
+        Concept.load(lora(tmp_path / "c.safetensors"), lora(tmp_path / "d.safetensors"))
 
 
 def test_files_of_two_families_are_refused(tmp_path: Path) -> None:
     """A LoRA for SDXL with an embedding for SD1.5, and one for SD1.5 with an embedding for SD2.1."""
     with pytest.raises(FamilyError, match="'a' mixes families: .*SDXL's but the placeholder <mug>.*SD1.5's"):
-        load_concept(lora(tmp_path / "a.safetensors", 2048), embedding(tmp_path / "b.safetensors", 768))
+        Concept.load(lora(tmp_path / "a.safetensors", 2048), embedding(tmp_path / "b.safetensors", 768))
     with pytest.raises(FamilyError, match="SD2.1"):
-        load_concept(lora(tmp_path / "a.safetensors", 768), embedding(tmp_path / "b.safetensors", 1024))
+        Concept.load(lora(tmp_path / "a.safetensors", 768), embedding(tmp_path / "b.safetensors", 1024))
 
 
 @pytest.mark.parametrize(
@@ -84,17 +86,17 @@ def test_files_of_two_families_are_refused(tmp_path: Path) -> None:
 )
 def test_families_are_told_by_shapes(tmp_path: Path, made: Concept, family: str | None) -> None:
     assert made.family == family
-    again = load_concept(made.save(tmp_path / "a.safetensors"))
+    again = Concept.load(made.save(tmp_path / "a.safetensors"))
     assert again.family == family
     assert len(again.tokens) == (2 if family == "sdxl" else 1)
 
 
 def test_folders_that_hold_no_concept(tmp_path: Path) -> None:
     with pytest.raises(ConceptFileError, match="without a concept's weight file"):
-        load_concept(tmp_path)
+        Concept.load(tmp_path)
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ConceptFileError, match="whole diffusers model"):
-        load_concept(tmp_path)
+        Concept.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ...]
 
 def test_the_hub_is_asked_with_the_revision(hub: list[tuple[Any, ...]]) -> None:
     assert set(Concept.load("user/mug", revision="v2").unet) == {LAYER}
-    assert set(load_concept("user/mug/pytorch_lora_weights.safetensors").unet) == {LAYER}
+    assert set(Concept.load("user/mug/pytorch_lora_weights.safetensors").unet) == {LAYER}
     assert hub == [("user/mug", "v2"), ("user/mug", "pytorch_lora_weights.safetensors", None)]
 
 
@@ -148,9 +150,9 @@ def test_looking_into_a_repository_asks_the_hub_once(hub: list[tuple[Any, ...]])
 )
 def test_missing_files_are_not_looked_for_on_the_hub(hub: list[tuple[Any, ...]], source: str) -> None:
     with pytest.raises(ConceptFileError, match="no concept file"):
-        load_concept(source)
+        Concept.load(source)
     with pytest.raises(ConceptFileError, match="no concept file"):
-        load_concept(Path("user/mug"))
+        Concept.load(Path("user/mug"))
     assert not hub
 
 
@@ -176,7 +178,7 @@ def test_an_unreachable_hub_says_how_to_go_on(
     monkeypatch.setattr(sources, "hf_hub_download", fail)
     monkeypatch.setattr(sources, "snapshot_download", fail)
     with pytest.raises(ConceptFileError) as caught:
-        load_concept(source, revision="v2")
+        Concept.load(source, revision="v2")
     message = str(caught.value)
     assert words in message and f"'{source}' at v2" in message and "\n" not in message
     assert "give its path" in message or "no name" in message
@@ -187,4 +189,4 @@ def test_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for source in ("user/not-in-the-cache", "user/not-in-the-cache/file.safetensors"):
         with pytest.raises(ConceptFileError, match="not in the cache.*give its path"):
-            load_concept(source)
+            Concept.load(source)

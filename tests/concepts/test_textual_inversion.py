@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from concept_conductor import ConceptConductorPipeline, ConceptPrompt, ConductorError
-from concept_conductor.concepts import Concept, load_concept
+from concept_conductor.backbones.conditioning import tokenize
+from concept_conductor.concepts.concept import Concept
 from concept_conductor.errors import ConceptFileError, FamilyError
-from concept_conductor.prompts import tokenize
 from tests.conftest import TINY, TINY_XL
 
 DIM = 32
@@ -62,7 +62,7 @@ def test_the_text_is_encoded_as_by_diffusers(
 ) -> None:
     name, write = WRITERS[writer]
     write(vectors, tmp_path / name)
-    concept = load_concept(tmp_path / name)
+    concept = Concept.load(tmp_path / name)
     (placeholder,) = concept.placeholders
     expected_vectors = vectors[:1] if writer == "diffusers, one vector" else vectors
     assert placeholder == ("c" if writer == "the first trainer" else "<mug>")
@@ -104,10 +104,10 @@ def test_sdxl_is_encoded_as_by_transformers_own_embeddings(
     if layout == "two files":
         save_file({"<mug>": rows[0]}, tmp_path / "learned_embeds.safetensors")
         save_file({"<mug>": rows[1]}, tmp_path / "learned_embeds_2.safetensors")
-        concept = load_concept(tmp_path)
+        concept = Concept.load(tmp_path)
     else:
         save_file(dict(zip(("clip_l", "clip_g"), rows)), tmp_path / "<mug>.safetensors")
-        concept = load_concept(tmp_path / "<mug>.safetensors")
+        concept = Concept.load(tmp_path / "<mug>.safetensors")
     assert concept.positions == {"<mug>": 2} and concept.family == "sdxl"
     expected, _, pooled, _ = trained.encode_prompt("A <mug> on the beach.", device="cpu")  # knows of <mug>_1
     (text,) = tiny_xl.backbone.encode_concept_prompts(concept, 1.0, ["A <mug> on the beach."])
@@ -118,17 +118,17 @@ def test_sdxl_is_encoded_as_by_transformers_own_embeddings(
 
 def test_notes_of_the_training_are_kept(tmp_path: Path, vectors: Tensor) -> None:
     torch.save(automatic1111(vectors, name="*"), tmp_path / "cup.pt")
-    concept = load_concept(tmp_path / "cup.pt")
+    concept = Concept.load(tmp_path / "cup.pt")
     assert concept.placeholders == ("cup",)
     assert concept.metadata == {"step": "500", "sd_checkpoint_name": "v1-5"}
 
 
 def test_sdxl_pairs(tmp_path: Path) -> None:
     save_file({"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)}, tmp_path / "mug.safetensors")
-    concept = load_concept(tmp_path / "mug.safetensors")
+    concept = Concept.load(tmp_path / "mug.safetensors")
     assert concept.family == "sdxl"
     assert [table["mug"].shape for table in concept.tokens] == [(2, 1, 768), (2, 1, 1280)]
-    again = load_concept(concept.save(tmp_path / "ours.safetensors"))
+    again = Concept.load(concept.save(tmp_path / "ours.safetensors"))
     assert again.positions == {"mug": 2} and again.family == "sdxl"
     assert torch.equal(again.tokens[1]["mug"], concept.tokens[1]["mug"])
 
@@ -139,14 +139,14 @@ def test_sdxl_in_two_files(tmp_path: Path) -> None:
     folder.mkdir()
     save_file({"<mug>": torch.randn(2, 768)}, folder / "learned_embeds.safetensors")
     save_file({"<mug>": torch.randn(2, 1280)}, folder / "learned_embeds_2.safetensors")
-    concept = load_concept(folder)
+    concept = Concept.load(folder)
     assert concept.family == "sdxl"
     assert [table["<mug>"].shape for table in concept.tokens] == [(2, 1, 768), (2, 1, 1280)]
     with pytest.raises(ConceptFileError, match="the same"):
-        load_concept(folder / "learned_embeds_2.safetensors")
+        Concept.load(folder / "learned_embeds_2.safetensors")
     save_file({"<mug>": torch.randn(3, 1280)}, folder / "learned_embeds_2.safetensors")
     with pytest.raises(ConceptFileError, match="as many positions"):
-        load_concept(folder)
+        Concept.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_sdxl_in_two_files(tmp_path: Path) -> None:
 def test_malformed_files(tmp_path: Path, content: dict[str, Any], word: str) -> None:
     torch.save(content, tmp_path / "bad.pt")
     with pytest.raises(ConceptFileError, match=word):
-        load_concept(tmp_path / "bad.pt")
+        Concept.load(tmp_path / "bad.pt")
 
 
 def test_a_hostile_parameter_dict_is_only_data(tmp_path: Path) -> None:
@@ -175,13 +175,13 @@ def test_a_hostile_parameter_dict_is_only_data(tmp_path: Path) -> None:
     table.__dict__["_parameters"] = "no table"
     torch.save({"string_to_param": table}, tmp_path / "bad.pt")
     with pytest.raises(ConceptFileError, match="string_to_param"):
-        load_concept(tmp_path / "bad.pt")
+        Concept.load(tmp_path / "bad.pt")
 
 
 def test_a_model_of_another_width_refuses_it(tmp_path: Path, tiny_pipe: ConceptConductorPipeline) -> None:
     save_file({"<mug>": torch.randn(2, 768)}, tmp_path / "mug.safetensors")
     with pytest.raises(FamilyError, match=r"<mug> of the concept 'mug' has embeddings of shape \(2, 1, 768\)"):
-        tiny_pipe.backbone.check(load_concept(tmp_path / "mug.safetensors"))
+        tiny_pipe.backbone.check(Concept.load(tmp_path / "mug.safetensors"))
 
 
 def test_placeholders_that_are_words_match_whole_words(tiny_pipe: ConceptConductorPipeline) -> None:

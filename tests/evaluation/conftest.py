@@ -24,7 +24,7 @@ from transformers import (
     SwinConfig,
 )
 
-from concept_conductor.evaluation.checkpoints import pillow_processor
+from concept_conductor.io.pretrained import pillow_processor
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.world import World
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from concept_conductor.evaluation.embedders import CLIP, DINOV2
-from concept_conductor.evaluation.grounding import GROUNDING_DINO, SAM
-from concept_conductor.evaluation.image_reward import IMAGE_REWARD, TOKENIZER
-from concept_conductor.evaluation.registry import METRICS
-from concept_conductor.evaluation.scoring import Instruments, Item, score_images
+from concept_conductor.evaluation.metrics.embedders import CLIP, DINOV2
+from concept_conductor.evaluation.metrics.image_reward import IMAGE_REWARD, TOKENIZER
+from concept_conductor.evaluation.metrics.instruments import Instruments
+from concept_conductor.evaluation.metrics.items import Item
+from concept_conductor.evaluation.metrics.registry import METRICS
+from concept_conductor.evaluation.metrics.scoring import score_images
+from concept_conductor.grounding.grounded_sam import GROUNDING_DINO, SAM
 
 TEXT = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 

@@ -11,11 +11,12 @@ from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer, Dinov2Model
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation import embedders
-from concept_conductor.evaluation.checkpoints import Checkpoint, pillow_processor
-from concept_conductor.evaluation.cutouts import NEUTRAL, cut_out
-from concept_conductor.evaluation.embedders import ClipEmbedder, DinoEmbedder, JudgeEmbedder
-from concept_conductor.evaluation.grounding import JudgeGrounder, Segment
+from concept_conductor.evaluation.metrics import embedders
+from concept_conductor.evaluation.metrics.crops import NEUTRAL, cut_out
+from concept_conductor.evaluation.metrics.embedders import ClipEmbedder, DinoEmbedder, JudgeEmbedder
+from concept_conductor.grounding.grounder import Segment
+from concept_conductor.grounding.judge import JudgeGrounder
+from concept_conductor.io.pretrained import Checkpoint, pillow_processor
 from tests.evaluation.conftest import drawn
 
 

@@ -13,14 +13,10 @@ import torch
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.checkpoints import Checkpoint, best_device
-from concept_conductor.evaluation.grounding import (
-    GroundedSam,
-    JudgeGrounder,
-    caption,
-    default_grounder,
-    suppress,
-)
+from concept_conductor.grounding.choose import default_grounder
+from concept_conductor.grounding.grounded_sam import GroundedSam, caption, suppress
+from concept_conductor.grounding.judge import JudgeGrounder
+from concept_conductor.io.pretrained import Checkpoint, best_device
 from concept_conductor.mini import MODEL_FOLDER
 from tests.evaluation.conftest import drawn
 
@@ -133,7 +129,7 @@ def test_grounded_sam_finds_the_same_in_a_picture_alone_or_among_others(grounder
 def test_grounded_sam_is_what_transformers_pipeline_of_processors_finds(grounder, picture, tiny_detector) -> None:
     from transformers import AutoModelForZeroShotObjectDetection, AutoTokenizer, GroundingDinoProcessor
 
-    from concept_conductor.evaluation.checkpoints import pillow_processor
+    from concept_conductor.io.pretrained import pillow_processor
 
     images = pillow_processor("GroundingDinoImageProcessor").from_pretrained(tiny_detector)
     processor = GroundingDinoProcessor(images, AutoTokenizer.from_pretrained(tiny_detector))
@@ -234,7 +230,7 @@ def test_bad_settings() -> None:
 
 def test_half_precision_finds_nearly_the_same(grounder, picture, monkeypatch) -> None:
     (full,) = grounder.find(picture, ["a dog"])
-    monkeypatch.setattr("concept_conductor.evaluation.grounding.precision", lambda device: torch.float16)
+    monkeypatch.setattr("concept_conductor.grounding.grounded_sam.precision", lambda device: torch.float16)
     half = GroundedSam("cpu", grounder.detector, grounder.segmenter)
     (found,) = half.find(picture, ["a dog"])
     assert half._detector[1].dtype == half._segmenter[1].dtype == torch.float16

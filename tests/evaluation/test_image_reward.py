@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation import image_reward
-from concept_conductor.evaluation.checkpoints import Checkpoint
-from concept_conductor.evaluation.image_reward import DEVIATION, MEAN, ImageReward
+from concept_conductor.evaluation.metrics import image_reward
+from concept_conductor.evaluation.metrics.image_reward import DEVIATION, MEAN, ImageReward
+from concept_conductor.io.pretrained import Checkpoint
 from tests.evaluation.conftest import bert_tokenizer
 
 SEEN, READ, PATCH, SIDE, VOCABULARY = 128, 64, 8, 32, 1032

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.arrangement import designs_in_place
-from concept_conductor.evaluation.places import Place, place_mask, standing
-from concept_conductor.evaluation.scoring import Instruments, Item, Subject, score_images
+from concept_conductor.evaluation.metrics.arrangement import designs_in_place
+from concept_conductor.evaluation.metrics.instruments import Instruments
+from concept_conductor.evaluation.metrics.items import Item, Subject
+from concept_conductor.evaluation.metrics.places import Place, place_mask, standing
+from concept_conductor.evaluation.metrics.scoring import score_images
 from concept_conductor.mini.judge import Finding
 from tests.evaluation.conftest import drawn
 

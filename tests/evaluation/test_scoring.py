@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation import registry
-from concept_conductor.evaluation.checkpoints import Checkpoint
-from concept_conductor.evaluation.grounding import JudgeGrounder
-from concept_conductor.evaluation.registry import METRICS, Metric, default_metrics, judged, register_metric
-from concept_conductor.evaluation.scoring import Instruments, Item, Subject, score_images
-from concept_conductor.evaluation.text import clip_t
+from concept_conductor.evaluation.metrics import registry
+from concept_conductor.evaluation.metrics.clip_t import clip_t
+from concept_conductor.evaluation.metrics.instruments import Instruments
+from concept_conductor.evaluation.metrics.items import Item, Subject
+from concept_conductor.evaluation.metrics.registry import METRICS, Metric, default_metrics, judged, register_metric
+from concept_conductor.evaluation.metrics.scoring import score_images
+from concept_conductor.grounding.judge import JudgeGrounder
+from concept_conductor.io.pretrained import Checkpoint
 from concept_conductor.mini.judge import Finding
 from tests.evaluation.conftest import drawn
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.counting import differences, omitted, prompted, redundant
-from concept_conductor.evaluation.grounding import Segment
-from concept_conductor.evaluation.items import Item, Subject
-from concept_conductor.evaluation.segsim import (
+from concept_conductor.evaluation.metrics.counting import differences, omitted, prompted, redundant
+from concept_conductor.evaluation.metrics.items import Item, Subject
+from concept_conductor.evaluation.metrics.segsim import (
     area_name,
     best_segment,
     by_area,
@@ -23,6 +22,7 @@ from concept_conductor.evaluation.segsim import (
     one_to_one,
     segsim,
 )
+from concept_conductor.grounding.grounder import Segment
 
 A, B, C = torch.eye(3)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.layouts.boxes import check_boxes, masks_in_boxes
+from concept_conductor.layouts.boxes import check_boxes
+from concept_conductor.method.box_masks import masks_in_boxes
 
 
 def regions() -> torch.Tensor:

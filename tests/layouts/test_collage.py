@@ -14,7 +14,7 @@ from PIL import Image
 
 from concept_conductor import Collage, Cutout, Layout
 from concept_conductor.errors import ConductorError
-from concept_conductor.images import load_layer
+from concept_conductor.io.images import load_layer
 from concept_conductor.layouts import collage as collage_module
 from concept_conductor.mini.designs import Atlas
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from concept_conductor import Layout
 from concept_conductor.errors import ConductorError
-from concept_conductor.layouts.edits import MaskEdit, filled, grown, smoothed
+from concept_conductor.layouts.mask_edit import MaskEdit, filled, grown, smoothed
 
 
 @st.composite

@@ -10,7 +10,7 @@ from PIL import Image
 
 from concept_conductor import Layout
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.grounding import Segment
+from concept_conductor.grounding.grounder import Segment
 
 BACKGROUND = "#102030"
 

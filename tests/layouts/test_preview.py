@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from concept_conductor.images import MASK_COLOURS
-from concept_conductor.layouts.preview import layout_preview
+from concept_conductor.io.drawing import MASK_COLOURS
+from concept_conductor.io.mask_preview import layout_preview
 
 
 def halves(size: int) -> list[np.ndarray]:

@@ -10,10 +10,11 @@ from PIL import Image
 
 from concept_conductor import Layout
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.grounding import JudgeGrounder, Segment
-from concept_conductor.layouts.words import masks_of_words, masks_of_words_in_boxes
+from concept_conductor.grounding.grounder import Segment
+from concept_conductor.grounding.judge import JudgeGrounder
+from concept_conductor.layouts.phrases import masks_of_words, masks_of_words_in_boxes
+from concept_conductor.mini.arrangements import arrange
 from concept_conductor.mini.presets import CPU
-from concept_conductor.mini.report import arrange
 
 PICTURE = Image.new("RGB", (80, 40))
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from concept_conductor import ConceptConductorPipeline
+from concept_conductor.evaluation.mini.report import text_to_image
 from concept_conductor.mini import MODEL_FOLDER
 from concept_conductor.mini.judge import Judge
 from concept_conductor.mini.presets import CPU
-from concept_conductor.mini.report import text_to_image
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, Layout, Placement
+from concept_conductor.evaluation.mini.placements import Case, adding, place, psnr_outside, recognised, replacing
 from concept_conductor.mini.judge import Finding, Judge
-from concept_conductor.mini.placements import Case, adding, place, psnr_outside, recognised, replacing
 from concept_conductor.mini.presets import CPU
-from concept_conductor.placement import Placed
+from concept_conductor.placement.placement import Placed
 
 
 def case(mask: np.ndarray) -> Case:

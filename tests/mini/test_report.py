@@ -5,17 +5,10 @@ import pytest
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.mini.report import assess, contact_sheet, load_concepts, share
+from concept_conductor.mini.arrangements import PAIRS, arrange, design_of
 from concept_conductor.mini.judge import Finding
 from concept_conductor.mini.presets import CPU
-from concept_conductor.mini.report import (
-    PAIRS,
-    arrange,
-    assess,
-    contact_sheet,
-    design_of,
-    load_concepts,
-    share,
-)
 
 
 def finding(design: str, box: tuple[float, float, float, float]) -> Finding:
@@ -28,15 +21,15 @@ def arrangement():
 
 
 def test_a_layout_has_two_masks_and_an_exact_prompt(arrangement):
-    assert arrangement.prompt == arrangement.layout.prompt == "a dog and a cat on the beach"
-    assert len(arrangement.layout.masks) == 2
+    assert arrangement.prompt == "a dog and a cat on the beach"
+    assert len(arrangement.masks) == 2
     left, right = arrangement.boxes
     assert left[0] < right[0]
 
 
 def test_a_seed_gives_the_same_layout(arrangement):
     again = arrange(CPU.world(), ["dog", "cat"], "beach", seed=0)
-    assert again.layout.image.tobytes() == arrangement.layout.image.tobytes()
+    assert again.image.tobytes() == arrangement.image.tobytes()
 
 
 def test_right_designs_in_their_places(arrangement):
@@ -50,7 +43,7 @@ def test_right_designs_in_their_places(arrangement):
 
 def test_overlap_is_with_the_layouts_masks(arrangement):
     left, right = arrangement.boxes
-    masks = [np.asarray(mask) for mask in arrangement.layout.masks]
+    masks = [np.asarray(mask) for mask in arrangement.masks]
     found = [
         Finding("dog", "dog/noto", masks[0], 0.9, left),
         Finding("cat", "cat/noto", masks[0] | masks[1], 0.9, right),

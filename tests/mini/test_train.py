@@ -13,7 +13,7 @@ from concept_conductor import ConceptConductorPipeline
 from concept_conductor.cli.mini import app
 from concept_conductor.mini import presets
 from concept_conductor.mini.judge import Judge
-from concept_conductor.mini.training import Settings
+from concept_conductor.mini.trainer import Settings
 from concept_conductor.mini.vae import build, psnr, whiten
 
 BRIEF = Settings(steps=2, warmup=1, checkpoint_minutes=0)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from concept_conductor.mini.muon import orthogonalise
-from concept_conductor.mini.training import Settings, Trainer
+from concept_conductor.mini.trainer import Settings, Trainer
 
 
 class Killed(Exception):

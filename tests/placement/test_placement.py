@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from concept_conductor import Add, ConceptConductorPipeline, ConductorError, Cutout, Inversion, Placement, Replace
-from concept_conductor.evaluation.grounding import JudgeGrounder
+from concept_conductor.grounding.judge import JudgeGrounder
+from concept_conductor.mini.arrangements import Arrangement, arrange
 from concept_conductor.mini.presets import CPU
-from concept_conductor.mini.report import Arrangement, arrange
-from concept_conductor.placement import Placed
+from concept_conductor.placement.placement import Placed
 from tests.conftest import picture
 
 PROMPT = "a dog and a robot on the grass"

@@ -13,13 +13,13 @@ import numpy as np
 import psutil
 import pytest
 
+from concept_conductor.distributed.cluster import connected, reach, shares
+from concept_conductor.distributed.pool import RayRunner
+from concept_conductor.distributed.worker import Worker, packed
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.benchmark import Benchmark
-from concept_conductor.evaluation.jobs import Job, chosen_methods, plan
-from concept_conductor.evaluation.running import LocalRunner
-from concept_conductor.scale.cluster import connected, reach, shares
-from concept_conductor.scale.fan_out import RayRunner
-from concept_conductor.scale.worker import Worker, packed
+from concept_conductor.evaluation.benchmark.benchmark import Benchmark
+from concept_conductor.evaluation.benchmark.jobs import Job, chosen_methods, plan
+from concept_conductor.evaluation.benchmark.runner import LocalRunner
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from concept_conductor import ConceptConductorPipeline, Inversion, Trace
-from concept_conductor.finishing import to_uint8
-from concept_conductor.masks import iou, resize
+from concept_conductor.denoiser.masks import resize
+from concept_conductor.io.tensors import to_uint8
+from concept_conductor.method.refinement import iou
+from concept_conductor.method.sampling import sample
 from concept_conductor.mini.judge import Judge
-from concept_conductor.sampling import sample
-from concept_conductor.scene import filled, initial_latents, make_scene
-from concept_conductor.tracing.subjects import subjects_of
+from concept_conductor.pipeline.inputs import filled, initial_latents, make_scene
+from concept_conductor.tracing.traced_paths import subjects_of
 from concept_conductor.tracing.views import Viewer
 
 STEPS, LOOKED_AT = 25, 15

@@ -14,20 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from concept_conductor import (
-    Alignment,
-    ConceptConductorPipeline,
-    ConductorError,
-    Injection,
-    Layout,
-    Refinement,
-    Trace,
-    sampling,
-)
-from concept_conductor.sampling import Step, sample
-from concept_conductor.scene import filled, initial_latents, make_scene
+from concept_conductor import Alignment, ConceptConductorPipeline, ConductorError, Injection, Layout, Refinement, Trace
+from concept_conductor.denoiser import attention
+from concept_conductor.method import sampling
+from concept_conductor.method.sampling import Step, sample
+from concept_conductor.pipeline.inputs import filled, initial_latents, make_scene
 from concept_conductor.settings import Inversion
-from concept_conductor.unet import attention
 from tests.conftest import TINY_XL, picture
 
 STEPS = 2

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
+from concept_conductor.backbones.conditioning import tokenize
 from concept_conductor.mini import MODEL_FOLDER
-from concept_conductor.prompts import tokenize
-from concept_conductor.tracing.words import differing, marked, words_of
+from concept_conductor.tracing.prompt_words import differing, marked, words_of
 from tests.conftest import TINY
 
 

@@ -11,8 +11,9 @@ from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
 
 from concept_conductor import ConceptConductorPipeline
-from concept_conductor.backbones import Backbone, SD15Backbone
-from concept_conductor.training import TrainingConfig
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.sd15 import SD15Backbone
+from concept_conductor.training.config import TrainingConfig
 from tests.conftest import TINY, TINY_XL
 
 SIDE = 64

@@ -9,9 +9,9 @@ import yaml
 from PIL import Image
 from pydantic import ValidationError
 
-from concept_conductor.backbones import Backbone
+from concept_conductor.backbones.base import Backbone
 from concept_conductor.errors import ConductorError
-from concept_conductor.training import TrainingConfig
+from concept_conductor.training.config import TrainingConfig
 from concept_conductor.training.dataset import read_folder
 from concept_conductor.training.plan import Plan
 from tests.training.conftest import draw, recipe

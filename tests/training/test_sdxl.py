@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from concept_conductor import Concept
-from concept_conductor.backbones import Backbone
-from concept_conductor.sampling import sample_alone
-from concept_conductor.training import Trainer, train
-from concept_conductor.unet.lora import Scaled
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.denoiser.lora import Scaled
+from concept_conductor.method.sampling import sample_alone
+from concept_conductor.training.trainer import Trainer, train
 from tests.training.conftest import recipe
 
 FAST = {"embeddings": 5e-2, "text_encoder": 1e-2, "unet": 1e-2}

@@ -16,11 +16,12 @@ import yaml
 from torch import Tensor
 
 from concept_conductor import Concept
-from concept_conductor.backbones import Backbone, SD15Backbone
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.sd15 import SD15Backbone
 from concept_conductor.cli import main
+from concept_conductor.denoiser.layers import cross_attention_names
 from concept_conductor.errors import ConductorError
-from concept_conductor.training import Trainer, TrainingStep, train
-from concept_conductor.unet.layers import cross_attention_names
+from concept_conductor.training.trainer import Trainer, TrainingStep, train
 from tests.conftest import TINY
 from tests.training.conftest import SIDE, draw, recipe
 

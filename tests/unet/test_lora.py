@@ -11,10 +11,10 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from concept_conductor.concepts.concept import FullWeight, LowRank, Update
+from concept_conductor.concepts.data import FullWeight, LowRank, Update
+from concept_conductor.denoiser.convolution import PathwiseConv2d
+from concept_conductor.denoiser.lora import find_layer, pathwise
 from concept_conductor.errors import ConceptFileError
-from concept_conductor.unet.convolution import PathwiseConv2d
-from concept_conductor.unet.lora import find_layer, pathwise
 
 TOLERANCE = 5e-5
 PATHS = 4

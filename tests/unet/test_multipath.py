@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from concept_conductor import BusyError, ConceptConductorPipeline, ConceptFileError, ConceptPrompt, ConductorError
-from concept_conductor.concepts.concept import LowRank
-from concept_conductor.masks import Masks
-from concept_conductor.prompts import Conditioning
+from concept_conductor.backbones.conditioning import Conditioning
+from concept_conductor.concepts.data import LowRank
+from concept_conductor.denoiser.layers import attention_layers, block_of, cross_attention_names
+from concept_conductor.denoiser.lora import Scaled
+from concept_conductor.denoiser.masks import Masks
+from concept_conductor.denoiser.paths import Fusion
+from concept_conductor.method.multipath import multipath
 from concept_conductor.settings import Block, Injection
-from concept_conductor.unet.layers import attention_layers, block_of, cross_attention_names
-from concept_conductor.unet.lora import Scaled
-from concept_conductor.unet.multipath import multipath
-from concept_conductor.unet.paths import Fusion
 
 LINEAR = "up_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q"
 BATCHED_TOLERANCE = 5e-5
@@ -118,7 +118,7 @@ def test_overlaps_go_to_the_later_concept_and_outside_stays_the_base(
     grid[0, 1, 4:12] = True
     recorded: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad(), multipath(tiny_pipe.backbone, updates) as paths:
-        from concept_conductor.unet.paths import Forward
+        from concept_conductor.denoiser.paths import Forward
 
         original: Callable[..., Tensor] = Forward.fuse
 

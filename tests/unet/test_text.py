@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from concept_conductor import ConceptConductorPipeline
-from concept_conductor.masks import Masks
-from concept_conductor.prompts import Conditioning
+from concept_conductor.backbones.conditioning import Conditioning
+from concept_conductor.denoiser.layers import attention_layers
+from concept_conductor.denoiser.masks import Masks
+from concept_conductor.denoiser.paths import Fusion
+from concept_conductor.method.multipath import multipath
 from concept_conductor.settings import Injection
-from concept_conductor.unet.layers import attention_layers
-from concept_conductor.unet.multipath import multipath
-from concept_conductor.unet.paths import Fusion
 
 STEPS = 3
 

@@ -13,14 +13,15 @@ import torch
 from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from concept_conductor.backbones.conditioning import Conditioning, placeholder_embeddings, tokenize
 from concept_conductor.backbones.defaults import Defaults
-from concept_conductor.backbones.text import TextReader
+from concept_conductor.backbones.text_encoders import TextReader
 from concept_conductor.concepts import families
 from concept_conductor.concepts.concept import Concept
+from concept_conductor.denoiser.layers import cross_attention_names, plain
+from concept_conductor.denoiser.lora import Scaled, check_fit, pathwise
+from concept_conductor.denoiser.paths import AllRows
 from concept_conductor.errors import ConceptFileError, ConductorError, FamilyError
-from concept_conductor.prompts import Conditioning, placeholder_embeddings, tokenize
-from concept_conductor.unet.layers import cross_attention_names, plain
-from concept_conductor.unet.lora import AllRows, Scaled, check_fit, pathwise
 
 #: Side in pixels of the tiles in which the VAE works where tiling is on.
 TILE = 512

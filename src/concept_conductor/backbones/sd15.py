@@ -9,7 +9,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.defaults import Defaults, TrainingDefaults
-from concept_conductor.backbones.text import TextReader
+from concept_conductor.backbones.text_encoders import TextReader
 from concept_conductor.settings import Alignment, Refinement
 
 SD15_DEFAULTS = Defaults(

@@ -9,9 +9,9 @@ import torch
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.backbones.defaults import Defaults, TrainingDefaults
-from concept_conductor.backbones.text import PenultimateReader
-from concept_conductor.prompts import Conditioning
+from concept_conductor.backbones.text_encoders import PenultimateReader
 from concept_conductor.settings import Alignment, LearningRates, Ranks, Refinement
 
 SDXL_DEFAULTS = Defaults(

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from concept_conductor.concepts.concept import Concept, LowRank, Update
+from concept_conductor.backbones.conditioning import Conditioning
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.data import LowRank, Update
+from concept_conductor.concepts.prompt import ConceptPrompt
+from concept_conductor.denoiser.lora import Scaled
 from concept_conductor.errors import ConductorError
-from concept_conductor.pipeline import ConceptConductorPipeline
-from concept_conductor.prompts import ConceptPrompt, Conditioning
-from concept_conductor.sampling import sample_alone
-from concept_conductor.unet.lora import Scaled
+from concept_conductor.method.sampling import sample_alone
+from concept_conductor.pipeline.pipeline import ConceptConductorPipeline
 
 
 def merged(concepts: Sequence[Concept]) -> Concept:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from concept_conductor import __version__
+from concept_conductor._version import __version__
 
 DEBUG = "--debug"
 NEEDS_LESS = (

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from concept_conductor.concepts.conversion import BY_SUFFIX, ConceptFormat
+from concept_conductor.concepts.formats.convert import BY_SUFFIX, ConceptFormat
 from concept_conductor.errors import ConceptFileError
 
 app = typer.Typer(help="Look into concept files, and convert them.", no_args_is_help=True, add_completion=False)
@@ -45,12 +45,12 @@ def convert(
     revision: Revision = None,
 ) -> None:
     """Write a concept in another format."""
-    from concept_conductor.concepts import load_concept
+    from concept_conductor.concepts.concept import Concept
 
     chosen = format or BY_SUFFIX.get(out.suffix)
     if chosen is None:
         raise ConceptFileError(
             f"the format of {out} is not told by its suffix; give --format {' or '.join(ConceptFormat)}"
         )
-    chosen.save(load_concept(*files, revision=revision), out)
+    chosen.save(Concept.load(*files, revision=revision), out)
     typer.echo(out)

@@ -27,13 +27,13 @@ def doctor(
     No weights are loaded and nothing is run; the figures are estimates. Exit status 1 where something is wrong.
     """
     from concept_conductor.cli import hide_loading_bars
-    from concept_conductor.recipe import Recipe
+    from concept_conductor.recipes.schema.recipe import Recipe
 
     loaded = Recipe.load(recipe)
     hide_loading_bars()
     from rich.console import Console
 
-    from concept_conductor.memory.diagnosis import diagnose
+    from concept_conductor.memory.doctor import diagnose
 
     found = diagnose(loaded, None if family is None else family.value)
     if as_json:

@@ -18,11 +18,11 @@ from concept_conductor.errors import ConductorError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from concept_conductor.evaluation.benchmark import Benchmark
-    from concept_conductor.evaluation.folder import ResultsFolder
-    from concept_conductor.evaluation.jobs import Job
-    from concept_conductor.evaluation.running import Runner
-    from concept_conductor.rendering import StepReport
+    from concept_conductor.evaluation.benchmark.benchmark import Benchmark
+    from concept_conductor.evaluation.benchmark.jobs import Job
+    from concept_conductor.evaluation.benchmark.results import ResultsFolder
+    from concept_conductor.evaluation.benchmark.runner import Runner
+    from concept_conductor.recipes.runner import StepReport
 
 
 def evaluate(
@@ -69,7 +69,7 @@ def evaluate(
     May be interrupted, run again and extended at any time: only what is missing is made or measured.
     """
     hide_loading_bars()
-    from concept_conductor.evaluation.shipped import open_benchmark
+    from concept_conductor.evaluation.benchmark.shipped import open_benchmark
 
     if write is not None:
         write_copy(benchmark, write)
@@ -77,10 +77,10 @@ def evaluate(
     chosen = open_benchmark(benchmark)
     if subset is not None:
         chosen = chosen.subset(subset)
-    from concept_conductor.evaluation.drawings import references_of
-    from concept_conductor.evaluation.folder import ResultsFolder
-    from concept_conductor.evaluation.jobs import chosen_methods, plan
-    from concept_conductor.evaluation.table import import_pandas
+    from concept_conductor.evaluation.benchmark.jobs import chosen_methods, plan
+    from concept_conductor.evaluation.benchmark.mini_images import references_of
+    from concept_conductor.evaluation.benchmark.results import ResultsFolder
+    from concept_conductor.evaluation.report.table import import_pandas
 
     runner = runner_for(ray) if worker_cpus is None else ray_runner(ray, worker_cpus)
     wanted = chosen_methods(chosen, listed(methods))
@@ -101,8 +101,8 @@ def evaluate(
 
 def write_copy(name: str, target: Path) -> None:
     """Write a shipped benchmark as a file."""
-    from concept_conductor.evaluation.shipped import SHIPPED, text_of
-    from concept_conductor.files import written_whole
+    from concept_conductor.evaluation.benchmark.shipped import SHIPPED, text_of
+    from concept_conductor.io.files import written_whole
 
     if name not in SHIPPED:
         raise ConductorError(f"there is no shipped benchmark '{name}'; there are: {', '.join(SHIPPED)}")
@@ -124,14 +124,14 @@ def checked_metrics(names: Sequence[str] | None) -> list[str] | None:
     Raises:
         ConductorError: there is no such metric.
     """
-    from concept_conductor.evaluation.scoring import find_metrics
+    from concept_conductor.evaluation.metrics.registry import find_metrics
 
     return None if names is None else [metric.name for metric in find_metrics(names)]
 
 
 def runner_for(address: str | None) -> Runner:
     """Who makes the pictures; a cluster that does not answer is said at once."""
-    from concept_conductor.evaluation.running import LocalRunner
+    from concept_conductor.evaluation.benchmark.runner import LocalRunner
 
     return LocalRunner() if address is None else ray_runner(address)
 
@@ -144,15 +144,15 @@ def ray_runner(address: str | None, *cpus: int) -> Runner:
     """
     if address is None:
         raise ConductorError("--worker-cpus is for workers on Ray; give --ray too, such as --ray local")
-    from concept_conductor.scale.cluster import reach
-    from concept_conductor.scale.fan_out import RayRunner
+    from concept_conductor.distributed.cluster import reach
+    from concept_conductor.distributed.pool import RayRunner
 
     return RayRunner(reach(address), *cpus)
 
 
 def make_pictures(benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], runner: Runner) -> None:
     """Make what is missing, with a progress bar on stderr; what is done stays, however it ends."""
-    from concept_conductor.evaluation.running import run
+    from concept_conductor.evaluation.benchmark.runner import run
 
     done: list[Job] = []
     status = "failed"
@@ -192,8 +192,8 @@ def score_pictures(
     benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], metrics: Sequence[str] | None
 ) -> None:
     """Score, write, and print the table."""
-    from concept_conductor.evaluation.evaluating import Evaluation
-    from concept_conductor.evaluation.table import markdown, summary
+    from concept_conductor.evaluation.evaluate import Evaluation
+    from concept_conductor.evaluation.report.table import markdown, summary
 
     evaluation = Evaluation(benchmark, folder, jobs)
     with progress_bar() as bar:

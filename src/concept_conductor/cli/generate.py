@@ -15,9 +15,9 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.tracing.folder import check_folder, check_own, folders_of
 
 if TYPE_CHECKING:
-    from concept_conductor.cli.folder import RunFolder
-    from concept_conductor.recipe import Recipe
-    from concept_conductor.rendering import StepReport
+    from concept_conductor.recipes.run_folder import RunFolder
+    from concept_conductor.recipes.runner import StepReport
+    from concept_conductor.recipes.schema.recipe import Recipe
 
 PREVIEWS = 10
 """Previews of a picture, evenly over its steps."""
@@ -41,7 +41,7 @@ def generate(
     Writes each with its masks, the layout, a contact sheet (grid.png) and run.json. Every PNG carries its recipe:
     `conductor replay` makes it again.
     """
-    from concept_conductor.recipe import Recipe
+    from concept_conductor.recipes.schema.recipe import Recipe
 
     chosen = with_seeds(Recipe.load(recipe), seeds)
     own = chosen.folder / chosen.output if chosen.output else Path("outputs") / recipe.stem
@@ -56,8 +56,8 @@ def generate(
         typer.echo(f"Loading {chosen.model} ...", err=True)
     start = time.perf_counter()
     hide_loading_bars()
-    from concept_conductor.cli.folder import RunFolder
-    from concept_conductor.rendering import Rendering
+    from concept_conductor.recipes.run_folder import RunFolder
+    from concept_conductor.recipes.runner import Rendering
 
     rendering = Rendering.prepare(chosen)
     if (previews or trace is not None) and rendering.pipe.safety_checker is not None:
@@ -99,7 +99,7 @@ def with_seeds(recipe: Recipe, seeds: str | None) -> Recipe:
     """The recipe with the command line's seeds."""
     if seeds is None:
         return recipe
-    from concept_conductor.recipe import parse_seeds
+    from concept_conductor.recipes.schema.fields import parse_seeds
 
     try:
         return recipe.model_copy(update={"seeds": tuple(parse_seeds(seeds))})

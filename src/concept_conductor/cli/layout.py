@@ -23,12 +23,12 @@ def show(
 
     The model is loaded only where the layout has to be generated, or its regions found.
     """
-    from concept_conductor.recipe import Recipe
+    from concept_conductor.recipes.schema.recipe import Recipe
 
     loaded = Recipe.load(recipe)
     hide_loading_bars()
-    from concept_conductor.cli.layout_files import write_layout
-    from concept_conductor.layouts.looking import look
+    from concept_conductor.recipes.run_folder import write_layout
+    from concept_conductor.recipes.show_layout import look
 
     seen = look(loaded)
     for file in write_layout(out or Path("outputs") / recipe.stem, seen.layout.image, seen.masks, seen.names):
@@ -45,12 +45,12 @@ def collage(
     out: Out = None,
 ) -> None:
     """Write a collage's picture and the mask of each of its cut-outs, ready for a recipe's image and masks."""
-    from concept_conductor.recipe import collage_recipe
+    from concept_conductor.recipes.schema.recipe import collage_recipe
 
     loaded = collage_recipe(spec, model)
     hide_loading_bars()
-    from concept_conductor.cli.layout_files import write_layout
-    from concept_conductor.layouts.looking import look
+    from concept_conductor.recipes.run_folder import write_layout
+    from concept_conductor.recipes.show_layout import look
 
     seen = look(loaded)
     folder = out or Path("outputs") / spec.stem

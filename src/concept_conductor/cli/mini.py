@@ -16,7 +16,7 @@ from concept_conductor.mini import CONCEPTS_FOLDER, JUDGE_FILE, MODEL_FOLDER
 
 if TYPE_CHECKING:
     from concept_conductor.mini.presets import Preset
-    from concept_conductor.mini.training import Replica, Settings
+    from concept_conductor.mini.trainer import Replica, Settings
 
 #: What tells most about the method; `all` has the other ablations too.
 ROWS = ("full", "no-alignment", "no-injection", "no-refinement", "merged")
@@ -57,7 +57,7 @@ def train(
 ) -> None:
     """Train the autoencoder, the U-Net with its text encoder, or the judge, from nothing."""
     from concept_conductor.mini.presets import PRESETS
-    from concept_conductor.mini.training import launch
+    from concept_conductor.mini.trainer import launch
 
     state.mkdir(parents=True, exist_ok=True)
     chosen = PRESETS[preset]
@@ -85,10 +85,10 @@ def report(
     from concept_conductor.cli import hide_loading_bars
 
     hide_loading_bars()
-    from concept_conductor import ConceptConductorPipeline
-    from concept_conductor.evaluation.methods import METHODS, find_methods
+    from concept_conductor.evaluation.benchmark.methods import METHODS, find_methods
+    from concept_conductor.evaluation.mini.report import load_concepts, measure
     from concept_conductor.mini.presets import PRESETS
-    from concept_conductor.mini.report import load_concepts, measure
+    from concept_conductor.pipeline.pipeline import ConceptConductorPipeline
 
     rows = find_methods(list(METHODS) if methods == "all" else [name.strip() for name in methods.split(",")])
     pipe = ConceptConductorPipeline.from_pretrained(model)
@@ -115,11 +115,11 @@ def placements(
     from concept_conductor.cli import hide_loading_bars
 
     hide_loading_bars()
-    from concept_conductor import ConceptConductorPipeline
-    from concept_conductor.mini.placements import measure_placements
+    from concept_conductor.evaluation.mini.placements import measure_placements
+    from concept_conductor.evaluation.mini.report import load_concepts
     from concept_conductor.mini.presets import PRESETS
-    from concept_conductor.mini.report import load_concepts
-    from concept_conductor.recipe import parse_seeds
+    from concept_conductor.pipeline.pipeline import ConceptConductorPipeline
+    from concept_conductor.recipes.schema.fields import parse_seeds
 
     try:
         chosen = [int(seed) for seed in parse_seeds(seeds)]

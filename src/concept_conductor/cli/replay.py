@@ -31,8 +31,8 @@ def replay(
     """Make a picture again from the recipe inside it, after checking that its files are the same by their hashes."""
     import numpy as np
 
-    from concept_conductor.images import load_image, save_png
-    from concept_conductor.provenance import Provenance, differing_versions
+    from concept_conductor.io.images import load_image, save_png
+    from concept_conductor.recipes.provenance import Provenance, differing_versions
 
     made = Provenance.read(image)
     located = made.located(image, root, model)
@@ -45,7 +45,7 @@ def replay(
         check_own(trace, out)
 
     hide_loading_bars()
-    from concept_conductor.rendering import Rendering
+    from concept_conductor.recipes.runner import Rendering
 
     rendering = Rendering.prepare(made.again(image, root), located=located)
     if made.model is not None and rendering.provenance.model != made.model:  # one that was downloaded just now

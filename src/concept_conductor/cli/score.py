@@ -11,9 +11,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from concept_conductor.evaluation.checkpoints import Checkpoint
-    from concept_conductor.evaluation.places import Place
-    from concept_conductor.evaluation.scoring import Item, Row, Subject
+    from concept_conductor.evaluation.metrics.items import Item, Subject
+    from concept_conductor.evaluation.metrics.observed_image import Row
+    from concept_conductor.evaluation.metrics.places import Place
+    from concept_conductor.io.pretrained import Checkpoint
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
 
@@ -68,7 +69,9 @@ def score(
     from concept_conductor.cli import hide_loading_bars
 
     hide_loading_bars()
-    from concept_conductor.evaluation.scoring import Instruments, default_metrics, find_metrics, score_images
+    from concept_conductor.evaluation.metrics.instruments import Instruments
+    from concept_conductor.evaluation.metrics.registry import default_metrics, find_metrics
+    from concept_conductor.evaluation.metrics.scoring import score_images
 
     named = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
     if named is not None:
@@ -82,7 +85,7 @@ def score(
         fitting = [metric for metric in chosen if concepts or not metric.needs_concepts]
         named = [metric.name for metric in fitting if belong or metric.name != "arrangement"] or ["clip_t"]
     if not no_cache and cache is None:
-        from concept_conductor.inversion import default_cache_folder
+        from concept_conductor.io.files import default_cache_folder
 
         cache = default_cache_folder().parent / "scores"
     rows = score_images(items, named, instruments, None if no_cache else cache)
@@ -113,7 +116,7 @@ def _pictures(given: list[Path]) -> list[Path]:
 def _concept(text: str) -> Subject:
     """``[NAME=]CLASS WORDS=PATH``."""
     from concept_conductor.errors import ConductorError
-    from concept_conductor.evaluation.scoring import Subject
+    from concept_conductor.evaluation.metrics.items import Subject
 
     parts = text.split("=")
     if len(parts) not in (2, 3) or not all(part.strip() for part in parts):
@@ -145,7 +148,7 @@ def _place(text: str) -> Place:
 def _checkpoint(text: str) -> tuple[str, Checkpoint]:
     """``NAME=FOLDER`` or ``NAME=ID[@REVISION]``."""
     from concept_conductor.errors import ConductorError
-    from concept_conductor.evaluation.checkpoints import Checkpoint
+    from concept_conductor.io.pretrained import Checkpoint
 
     name, _, place = text.partition("=")
     if not place:
@@ -156,8 +159,8 @@ def _checkpoint(text: str) -> tuple[str, Checkpoint]:
 
 def _item(file: Path, prompt: str | None, concepts: tuple[Subject, ...], places: tuple[Place, ...]) -> Item:
     from concept_conductor.errors import ConductorError
-    from concept_conductor.evaluation.scoring import Item
-    from concept_conductor.images import read_recipe
+    from concept_conductor.evaluation.metrics.items import Item
+    from concept_conductor.io.images import read_recipe
 
     if prompt is None:
         try:
@@ -179,7 +182,7 @@ def _tables(rows: list[Row]) -> list[RenderableType]:
     """The pictures with their numbers and the mean; below it the mean of each metric by subject area."""
     from rich.table import Table
 
-    from concept_conductor.evaluation.segsim import AREAS
+    from concept_conductor.evaluation.metrics.segsim import AREAS
 
     numbers = [name for name in rows[0] if name != "image" and not any(isinstance(row[name], str) for row in rows)]
     by_area = sorted({name.removesuffix("_small") for name in numbers if name.endswith("_small")})

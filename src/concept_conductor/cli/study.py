@@ -11,7 +11,7 @@ from concept_conductor.cli import hide_loading_bars
 from concept_conductor.errors import ConductorError
 
 if TYPE_CHECKING:
-    from concept_conductor.evaluation.study import Shown
+    from concept_conductor.evaluation.report.study import Shown
 
 
 def study(
@@ -34,8 +34,8 @@ def study(
     references, from 1 to 5. Whose pictures they are stands in DIR/study-key.json alone: give that to nobody.
     """
     hide_loading_bars()
-    from concept_conductor.evaluation.folder import read_manifest
-    from concept_conductor.evaluation.study import choose, table, write_study
+    from concept_conductor.evaluation.benchmark.results import read_manifest
+    from concept_conductor.evaluation.report.study import choose, table, write_study
 
     manifest = read_manifest(folder)
     if answers:
@@ -62,7 +62,7 @@ def shown(folder: Path, manifest: dict[str, Any]) -> list[Shown]:
     Raises:
         ConductorError: a reference is missing.
     """
-    from concept_conductor.evaluation.study import Shown
+    from concept_conductor.evaluation.report.study import Shown
 
     references = {name: [folder / file for file in files] for name, files in manifest["references"].items()}
     for name, files in references.items():
@@ -85,7 +85,7 @@ def shown(folder: Path, manifest: dict[str, Any]) -> list[Shown]:
 
 def print_table(rows: list[dict[str, Any]], titles: dict[str, str]) -> None:
     """As Markdown."""
-    from concept_conductor.evaluation.table import shown_estimate
+    from concept_conductor.evaluation.report.table import shown_estimate
 
     typer.echo("| method | people | pictures | text | image |\n| --- | ---: | ---: | ---: | ---: |")
     for row in rows:

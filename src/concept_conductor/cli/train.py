@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from concept_conductor.concepts.conversion import ConceptFormat
+from concept_conductor.concepts.formats.convert import ConceptFormat
 
 
 def train(

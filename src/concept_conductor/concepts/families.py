@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from concept_conductor.concepts.concept import Concept, LowRank, Update
+from concept_conductor.concepts.data import ConceptPart, LowRank, Update
 from concept_conductor.errors import FamilyError
 
 #: Family -> what people call it.
@@ -19,7 +19,7 @@ TEXT_ENCODER = {768: {"sd15", "sdxl"}, 1024: {"sd21"}, 1280: {"sdxl"}}
 READS_TEXT = re.compile(r"\.attn2\.to_[kv]$")
 
 
-def family_of(concept: Concept) -> str | None:
+def family_of(concept: ConceptPart) -> str | None:
     """``sd15``, ``sd21``, ``sdxl``, or None where nothing in the concept tells.
 
     Raises:
@@ -37,7 +37,7 @@ def family_of(concept: Concept) -> str | None:
     return next(iter(possible)) if len(possible) == 1 else None
 
 
-def check(concept: Concept, text_width: int, encoders: int) -> None:
+def check(concept: ConceptPart, text_width: int, encoders: int) -> None:
     """Refuse a concept that is made for another family than the model.
 
     Args:
@@ -64,7 +64,7 @@ def check(concept: Concept, text_width: int, encoders: int) -> None:
         )
 
 
-def cross_attention_width(concept: Concept) -> int | None:
+def cross_attention_width(concept: ConceptPart) -> int | None:
     """The width of the text that the concept's cross-attention layers read, where it has any."""
     return next((input_width(update) for name, update in concept.unet.items() if READS_TEXT.search(name)), None)
 
@@ -74,7 +74,7 @@ def input_width(update: Update) -> int:
     return update.down.shape[1] if isinstance(update, LowRank) else update.weight.shape[1]
 
 
-def _evidence(concept: Concept) -> Iterator[tuple[set[str], str]]:
+def _evidence(concept: ConceptPart) -> Iterator[tuple[set[str], str]]:
     """Families that a part of the concept fits, and the part's name, for every part that tells."""
     if len(concept.tokens) > 1 or len(concept.text_encoders) > 1:
         yield {"sdxl"}, "its second text encoder"

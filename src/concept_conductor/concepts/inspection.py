@@ -13,8 +13,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from concept_conductor.concepts import Concept, Update, families, find_files, format_of, read_files
-from concept_conductor.concepts.joining import joined
+from concept_conductor.concepts import families
+from concept_conductor.concepts.data import ConceptPart, Update
+from concept_conductor.concepts.loader import format_of, read_files
+from concept_conductor.concepts.merge import joined
+from concept_conductor.concepts.sources import find_files
 from concept_conductor.errors import ConductorError
 
 #: Parts of a model by which its layers are told; what comes before them only numbers blocks.
@@ -125,7 +128,7 @@ def inspect(source: str | Path, revision: str | None = None) -> ConceptReport:
         formats = [format_of(file) for file in files]
         kinds = sorted({reader.KIND for reader in formats})
         concept = joined([reader.read(file) for reader, file in zip(formats, files)])
-        found = {"family": concept.family, **_contents(concept)}
+        found = {"family": families.family_of(concept), **_contents(concept)}
     except ConductorError as error:
         found = {"problem": str(error)}
     return ConceptReport(
@@ -136,7 +139,7 @@ def inspect(source: str | Path, revision: str | None = None) -> ConceptReport:
     )
 
 
-def _contents(concept: Concept) -> dict[str, Any]:
+def _contents(concept: ConceptPart) -> dict[str, Any]:
     """What a report says of a concept that could be read."""
     groups = _groups(concept.unet, "U-Net")
     for encoder, layers in enumerate(concept.text_encoders):

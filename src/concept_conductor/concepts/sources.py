@@ -9,10 +9,10 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from concept_conductor.concepts import adapter_config
-from concept_conductor.concepts.lora_state import TEXT_ENCODERS, UNET
+from concept_conductor.concepts.formats import peft_config
+from concept_conductor.concepts.formats.lora_state import TEXT_ENCODERS, UNET
 from concept_conductor.errors import ConceptFileError
-from concept_conductor.files import sha256_of
+from concept_conductor.io.files import sha256_of
 
 SHIPPED = "mini/"
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -69,7 +69,7 @@ def sha256_of_source(path: Path) -> str:
         return sha256_of(path)
     digest = sha256()
     weights = _weight_files(path)
-    configs = {file.parent / adapter_config.FILE for file in weights}
+    configs = {file.parent / peft_config.FILE for file in weights}
     for file in sorted([*weights, *(config for config in configs if config.exists())]):
         digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()
@@ -94,7 +94,7 @@ def _weight_files(folder: Path) -> list[Path]:
     """The weight files of one concept's folder: its own, and those of adapters for single models in it."""
     if (folder / "model_index.json").exists():
         raise ConceptFileError(f"{folder} is a whole diffusers model, not a concept; load it as the model")
-    adapters = [folder / model for model in (UNET, *TEXT_ENCODERS) if (folder / model / adapter_config.FILE).exists()]
+    adapters = [folder / model for model in (UNET, *TEXT_ENCODERS) if (folder / model / peft_config.FILE).exists()]
     files = [
         file
         for place in (folder, *adapters)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.images import MAX_PIXELS, as_picture
-from concept_conductor.layouts.cutouts import OPAQUE, Cutout, numbered
+from concept_conductor.io.images import MAX_PIXELS, as_picture
+from concept_conductor.layouts.cutout import OPAQUE, Cutout, numbered
 
 MOST_MASKED = 4 * MAX_PIXELS
 """Pixels of all masks of a collage: 256 MiB, which are copied on their way."""

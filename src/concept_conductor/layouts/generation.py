@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.layouts.boxes import Box, check_boxes
 from concept_conductor.layouts.collage import Collage
-from concept_conductor.layouts.cutouts import Cutout
-from concept_conductor.layouts.words import Search, parted, shown
+from concept_conductor.layouts.cutout import Cutout
+from concept_conductor.layouts.phrases import Search, parted, shown
 
 if TYPE_CHECKING:
-    from concept_conductor.evaluation.grounding import Grounder
-    from concept_conductor.pipeline import ConceptConductorPipeline
+    from concept_conductor.grounding.grounder import Grounder
 
 Mask = NDArray[np.bool_]
 
@@ -28,39 +25,6 @@ class TextToImage(Protocol):
     """Makes a plain picture of a prompt, always the same from the same seed."""
 
     def __call__(self, prompt: str, seed: int) -> Image.Image: ...
-
-
-@dataclass(frozen=True)
-class PlainPictures:
-    """A pipeline's pictures without concepts or layout.
-
-    Attributes:
-        pipe: loaded.
-        steps, guidance_scale, negative_prompt: as for the pipeline.
-        width, height: in pixels; None for the model's own size.
-    """
-
-    pipe: ConceptConductorPipeline
-    steps: int = 50
-    guidance_scale: float = 7.5
-    negative_prompt: str = ""
-    width: int | None = None
-    height: int | None = None
-
-    def __call__(self, prompt: str, seed: int) -> Image.Image:
-        images, _ = self.pipe(
-            prompt=prompt,
-            negative_prompt=self.negative_prompt,
-            width=self.width,
-            height=self.height,
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            return_dict=False,
-        )
-        picture = images[0]
-        assert isinstance(picture, Image.Image)
-        return picture
 
 
 class Made(NamedTuple):

@@ -10,16 +10,16 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from concept_conductor.alignment import align
-from concept_conductor.backbones import TILE, Backbone
-from concept_conductor.concepts.concept import LowRank, Update
-from concept_conductor.injection import inject
-from concept_conductor.masks import Masks
-from concept_conductor.memory.tally import Tally
-from concept_conductor.prompts import Conditioning
+from concept_conductor.backbones.base import TILE, Backbone
+from concept_conductor.backbones.conditioning import Conditioning
+from concept_conductor.concepts.data import LowRank, Update
+from concept_conductor.denoiser.layers import attention_layers
+from concept_conductor.denoiser.masks import Masks
+from concept_conductor.memory.tracker import Tally
+from concept_conductor.method.alignment import align
+from concept_conductor.method.injection import inject
+from concept_conductor.method.multipath import Multipath, multipath
 from concept_conductor.settings import SamplingSettings, step_at
-from concept_conductor.unet.layers import attention_layers
-from concept_conductor.unet.multipath import Multipath, multipath
 
 #: What CUDA and its libraries take for themselves, and the share of memory lost between tensors. Rules of thumb.
 CUDA_ITSELF = 600 * 2**20

@@ -23,11 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from concept_conductor.layouts.pixels import mask_iou
+from concept_conductor.io.tensors import mask_iou
 from concept_conductor.mini import JUDGE_FILE
 from concept_conductor.mini.designs import Atlas, Design
 from concept_conductor.mini.presets import Preset
-from concept_conductor.mini.training import Replica, Settings, Trainer
+from concept_conductor.mini.trainer import Replica, Settings, Trainer
 from concept_conductor.mini.world import Scenes, World
 
 STRIDE = 2

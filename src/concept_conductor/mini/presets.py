@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from concept_conductor.mini.designs import ICONS
-from concept_conductor.mini.training import Settings
+from concept_conductor.mini.trainer import Settings
 from concept_conductor.mini.world import BACKDROPS, World
 
 

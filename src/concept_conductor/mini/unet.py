@@ -12,10 +12,10 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from concept_conductor.files import written_whole
+from concept_conductor.io.files import written_whole
 from concept_conductor.mini.presets import Preset
 from concept_conductor.mini.tokenizer import LENGTH
-from concept_conductor.mini.training import Replica, Settings, Trainer
+from concept_conductor.mini.trainer import Replica, Settings, Trainer
 from concept_conductor.mini.world import World
 
 EMPTY_CAPTIONS = 0.1

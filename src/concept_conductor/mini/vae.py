@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from concept_conductor.mini.presets import Preset
-from concept_conductor.mini.training import Replica, Settings, Trainer
+from concept_conductor.mini.trainer import Replica, Settings, Trainer
 
 
 def build(channels: tuple[int, ...], size: int) -> AutoencoderKL:

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.grounding.grounder import Grounder
+from concept_conductor.io.tensors import MaskLike, mask_image
 from concept_conductor.layouts.boxes import MOST_SHARED, Box, check_boxes
-from concept_conductor.layouts.cutouts import Cutout, Point
-from concept_conductor.layouts.edits import LONGEST, grown, resized
-from concept_conductor.layouts.pixels import MaskLike, mask_image
-from concept_conductor.layouts.words import masks_of_words
-
-if TYPE_CHECKING:
-    from concept_conductor.evaluation.grounding import Grounder
+from concept_conductor.layouts.cutout import Cutout, Point
+from concept_conductor.layouts.mask_edit import LONGEST, grown, resized
+from concept_conductor.layouts.phrases import masks_of_words
 
 
 @dataclass(frozen=True)

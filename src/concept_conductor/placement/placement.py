@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.images import as_picture
-from concept_conductor.layout import Layout
+from concept_conductor.grounding.grounder import Grounder
+from concept_conductor.io.images import as_picture
+from concept_conductor.io.tensors import MaskLike
 from concept_conductor.layouts.collage import Collage
-from concept_conductor.layouts.pixels import MaskLike
+from concept_conductor.layouts.layout import Layout
 from concept_conductor.placement.objects import Add, Replace, check_apart, masks_of_objects, widened
 from concept_conductor.settings import MARGIN
-
-if TYPE_CHECKING:
-    from concept_conductor.evaluation.grounding import Grounder
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from concept_conductor.images import MASK_COLOURS, mask_overlay
-from concept_conductor.lettering import fitting, font
+from concept_conductor.io.drawing import MASK_COLOURS, mask_overlay
+from concept_conductor.io.fonts import fitting, font
 from concept_conductor.tracing.trace import MAX_CLUSTERS
 from concept_conductor.tracing.views import PathView
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from concept_conductor.io.html import embedded_json, mask_uri, png_uri, webp_uri
 from concept_conductor.settings import SamplingSettings
 from concept_conductor.tracing import drawing
-from concept_conductor.tracing.subjects import Subject
+from concept_conductor.tracing.traced_paths import Subject
 from concept_conductor.tracing.views import PathView, StepView
-from concept_conductor.webpage import embedded_json, mask_uri, png_uri, webp_uri
 
 TEMPLATE = Path(__file__).parent / "page.html"
 STEPS_HERE = "<!-- steps -->\n"

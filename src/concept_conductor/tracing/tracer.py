@@ -12,22 +12,23 @@ from typing import Any
 
 from PIL import Image
 
-from concept_conductor.backbones import Backbone
-from concept_conductor.files import full_disk_told
-from concept_conductor.images import contact_sheet, png_info
-from concept_conductor.layout import Layout
-from concept_conductor.prompts import ConceptPrompt
-from concept_conductor.sampling import Step
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.concepts.prompt import ConceptPrompt
+from concept_conductor.denoiser.layers import cross_attention
+from concept_conductor.io.drawing import contact_sheet
+from concept_conductor.io.files import full_disk_told
+from concept_conductor.io.images import png_info
+from concept_conductor.layouts.layout import Layout
+from concept_conductor.method.sampling import Step
 from concept_conductor.settings import SamplingSettings
 from concept_conductor.tracing import drawing
 from concept_conductor.tracing.animation import Animation
 from concept_conductor.tracing.folder import RECORD, trace_folder
 from concept_conductor.tracing.page import Page
 from concept_conductor.tracing.sheet import Sheet
-from concept_conductor.tracing.subjects import Subject, subjects_of
 from concept_conductor.tracing.trace import Trace
+from concept_conductor.tracing.traced_paths import Subject, subjects_of
 from concept_conductor.tracing.views import PathView, StepView, Viewer
-from concept_conductor.unet.layers import cross_attention
 
 VERSION = 1
 WORD_SIDE = 128

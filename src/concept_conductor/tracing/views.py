@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from concept_conductor.backbones import Backbone
-from concept_conductor.clustering import kmeans
-from concept_conductor.images import thumbnail
-from concept_conductor.masks import token_grid
-from concept_conductor.observation import Observation
-from concept_conductor.refinement import RefinedMasks
-from concept_conductor.sampling import Step
-from concept_conductor.tracing.subjects import Subject
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.denoiser.masks import token_grid
+from concept_conductor.io.drawing import thumbnail
+from concept_conductor.method.kmeans import kmeans
+from concept_conductor.method.refinement import RefinedMasks
+from concept_conductor.method.sampling import Step
+from concept_conductor.method.snapshot import Observation
+from concept_conductor.tracing.traced_paths import Subject
 
 #: Longest side of a traced picture; small ones grow to at least half of it.
 SIDE = 256

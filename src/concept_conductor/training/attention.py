@@ -12,9 +12,9 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from concept_conductor.masks import token_grid
-from concept_conductor.unet.layers import attention_layers, cross_attention_names
-from concept_conductor.unet.paths import Paths
+from concept_conductor.denoiser.layers import attention_layers, cross_attention_names
+from concept_conductor.denoiser.masks import token_grid
+from concept_conductor.denoiser.paths import Paths
 
 
 @dataclass

@@ -8,7 +8,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from concept_conductor.backbones import Backbone
+from concept_conductor.backbones.base import Backbone
 from concept_conductor.training.augmentation import Placing, canvas, place_subject
 from concept_conductor.training.captions import TEMPLATES, varied, with_placeholders
 from concept_conductor.training.config import TrainingConfig

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.files import written_whole
+from concept_conductor.io.files import written_whole
 
 VERSION = 1
 

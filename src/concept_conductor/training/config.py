@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from concept_conductor.concepts.checks import check_placeholder
-from concept_conductor.concepts.conversion import ConceptFormat
-from concept_conductor.documents import read_document
+from concept_conductor.concepts.formats.convert import ConceptFormat
+from concept_conductor.concepts.formats.validation import check_placeholder
 from concept_conductor.errors import ConceptFileError
-from concept_conductor.files import CHECKPOINTS
+from concept_conductor.io.documents import read_document
+from concept_conductor.io.files import CHECKPOINTS
 from concept_conductor.settings import LearningRates, PerEncoder, Ranks
 
 #: Fields that are paths.

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.images import load_image, load_mask
+from concept_conductor.io.images import load_image, load_mask
 from concept_conductor.training.captions import TOKEN
 
 MAX_IMAGES = 30

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from concept_conductor.prompts import Conditioning, tokenize
+from concept_conductor.backbones.conditioning import Conditioning, tokenize
+from concept_conductor.denoiser.checkpointing import checkpointed
+from concept_conductor.denoiser.paths import Forward
 from concept_conductor.training.attention import TrainingPaths, Watch, layerwise_texts
 from concept_conductor.training.batches import Batches
 from concept_conductor.training.config import Precision
 from concept_conductor.training.losses import attention_loss, masked_loss, target
 from concept_conductor.training.parameters import TrainableConcept
-from concept_conductor.unet.checkpointing import checkpointed
-from concept_conductor.unet.paths import Forward
 
 
 class Objective:

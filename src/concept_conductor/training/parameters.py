@@ -11,13 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from concept_conductor.backbones import Backbone
-from concept_conductor.backbones.text import TextReader
-from concept_conductor.concepts.concept import Concept, LowRank
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.text_encoders import TextReader
+from concept_conductor.concepts.concept import Concept
+from concept_conductor.concepts.data import LowRank
+from concept_conductor.denoiser.layers import attention_layers
+from concept_conductor.denoiser.lora import PathwiseLinear, find_layer
+from concept_conductor.denoiser.paths import AllRows
 from concept_conductor.errors import ConductorError
 from concept_conductor.training.plan import Plan
-from concept_conductor.unet.layers import attention_layers
-from concept_conductor.unet.lora import AllRows, PathwiseLinear, find_layer
 
 UNET_LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj")

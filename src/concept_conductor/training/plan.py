@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from concept_conductor.backbones import Backbone
+from concept_conductor.backbones.base import Backbone
 from concept_conductor.errors import ConductorError
 from concept_conductor.settings import LearningRates, Ranks
 from concept_conductor.training.captions import TOKEN

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from concept_conductor.backbones import Backbone
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.concepts.concept import Concept
-from concept_conductor.finishing import to_uint8
-from concept_conductor.prompts import Conditioning
-from concept_conductor.sampling import sample_alone
+from concept_conductor.denoiser.lora import Scaled
+from concept_conductor.io.tensors import to_uint8
+from concept_conductor.method.sampling import sample_alone
 from concept_conductor.training.captions import with_placeholders
 from concept_conductor.training.config import Samples
-from concept_conductor.unet.lora import Scaled
 
 CAPTION_HEIGHT = 14
 GAP = 2

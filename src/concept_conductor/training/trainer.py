@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from concept_conductor.backbones import Backbone
+from concept_conductor.backbones.base import Backbone
 from concept_conductor.concepts.concept import Concept
-from concept_conductor.concepts.conversion import with_dtype
+from concept_conductor.concepts.formats.convert import with_dtype
 from concept_conductor.errors import ConductorError
 from concept_conductor.training.attention import TrainingPaths
 from concept_conductor.training.batches import Batches
@@ -201,7 +201,7 @@ def train(
 
 def load_backbone(config: TrainingConfig) -> Backbone:
     """The recipe's base model in fp32, on its device."""
-    from concept_conductor.pipeline import load_model
+    from concept_conductor.pipeline.pipeline import load_model
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipeline: Any = load_model(config.model, torch_dtype=torch.float32)

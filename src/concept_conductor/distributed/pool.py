@@ -1,0 +1,184 @@
+"""Jobs fanned out on a Ray cluster: workers that hold the model, retries when they are lost, bounded work in flight."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from concept_conductor.distributed.cluster import CPU_SHARE, connected, shares
+from concept_conductor.distributed.worker import Shipment, Worker, packed
+from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.benchmark.generate import Painted
+from concept_conductor.evaluation.benchmark.jobs import Job
+from concept_conductor.evaluation.benchmark.runner import OnStep
+
+logger = logging.getLogger(__name__)
+
+IN_FLIGHT = 2
+"""Jobs that a worker holds: one that it works on, one so that it need not wait."""
+ATTEMPTS = 4
+"""How often a job is tried on workers that are lost before it is given up."""
+FIRST_WORKER = 300.0
+"""Seconds in which some worker must be up."""
+
+
+@dataclass
+class Crew:
+    """The workers, what each has in hand, and what is left to do.
+
+    Attributes:
+        ray: connected.
+        resources: of one worker.
+        pending: jobs by scene and method: a worker stays with one group while it lasts.
+    """
+
+    ray: Any
+    resources: dict[str, float]
+    pending: list[deque[Job]]
+    coming: dict[Any, Any] = field(default_factory=dict)
+    in_hand: dict[Any, tuple[Any, Job]] = field(default_factory=dict)
+    groups: dict[Any, deque[Job]] = field(default_factory=dict)
+    contents: dict[str, Any] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
+
+    def hire(self) -> None:
+        """Ask for one more worker; it is given jobs once it answers."""
+        threads = min(torch.get_num_threads(), int(self.resources["num_cpus"]))
+        actor = self.ray.remote(Worker).options(max_restarts=0, **self.resources).remote(threads)
+        self.coming[actor.ready.remote()] = actor
+
+    def arrived(self, reference: Any) -> None:
+        """A worker answered, or could not come."""
+        actor = self.coming.pop(reference)
+        try:
+            self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            self._replace(actor, error)
+        else:
+            self.groups[actor] = deque()
+            self.feed(actor)
+
+    def done(self, reference: Any) -> tuple[Job, Painted] | None:
+        """What came of a job: its picture, or None where its worker was lost and the job waits again.
+
+        Raises:
+            ConductorError: the job itself failed, or was lost too often.
+        """
+        actor, job = self.in_hand.pop(reference)
+        try:
+            painted, _ = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise getattr(error, "cause", None) or error from error
+        except self.ray.exceptions.RayError as error:  # the process, its node or the result is lost
+            self._again(job, error)
+            if actor in self.groups:
+                self._replace(actor, error)
+            return None
+        self.feed(actor)
+        return job, painted
+
+    def feed(self, actor: Any) -> None:
+        """Give a worker as much as it may hold."""
+        if actor not in self.groups:
+            return  # lost meanwhile
+        while sum(holder == actor for holder, _ in self.in_hand.values()) < IN_FLIGHT:
+            own = self.groups[actor]
+            if not own and self.pending:
+                own = self.groups[actor] = self.pending.pop(0)
+            if not own:
+                own = max(self.groups.values(), key=len)  # help whoever has most left
+            if not own:
+                return
+            job = own.popleft()
+            references = {digest: self._content(job, digest) for digest in Shipment.of(job).names}
+            self.in_hand[actor.paint.remote(job, references)] = (actor, job)
+
+    def dismiss(self) -> None:
+        """End every worker."""
+        for actor in {*self.groups, *self.coming.values()}:
+            self.ray.kill(actor)
+
+    def _content(self, job: Job, digest: str) -> Any:
+        if digest not in self.contents:
+            place = next(place for place, known in job.group.hashes.items() if known == digest)
+            self.contents[digest] = self.ray.put(packed(job.group.paths[place]))
+        return self.contents[digest]
+
+    def _again(self, job: Job, error: Exception) -> None:
+        self.attempts[job.key] = self.attempts.get(job.key, 0) + 1
+        if self.attempts[job.key] >= ATTEMPTS:
+            raise ConductorError(
+                f"the job '{job.title}' was lost with its worker {ATTEMPTS} times ({_line(error)}); perhaps the "
+                "worker's memory is too small for the model"
+            ) from error
+        self.pending.insert(0, deque([job]))
+
+    def _replace(self, actor: Any, error: Exception) -> None:
+        """Another worker instead of one that is lost; what waited for it goes back."""
+        self.lost += 1
+        logger.warning("a Ray worker was lost (%s); another takes its place", _line(error))
+        if waiting := self.groups.pop(actor, None):
+            self.pending.insert(0, waiting)
+        if not self.groups and self.lost > ATTEMPTS * (len(self.coming) + 1):
+            raise ConductorError(f"every Ray worker is lost ({_line(error)}); see the cluster's logs") from error
+        self.hire()
+        for other in list(self.groups):
+            self.feed(other)
+
+
+@dataclass(frozen=True)
+class RayRunner:
+    """Makes pictures on a Ray cluster.
+
+    Attributes:
+        address: see :func:`~concept_conductor.scale.cluster.reach`.
+        cpus: for each worker on machines without GPU.
+    """
+
+    address: str
+    cpus: int = CPU_SHARE
+
+    def paint_all(self, jobs: Sequence[Job], on_step: OnStep) -> Iterator[tuple[Job, Painted]]:
+        """See :class:`~concept_conductor.evaluation.running.Runner`; steps are not told.
+
+        Raises:
+            ConductorError: no cluster, a job that cannot be done, or no worker in five minutes.
+        """
+        if not jobs:
+            return
+        with connected(self.address) as ray:
+            groups: dict[str, deque[Job]] = {}
+            for job in jobs:
+                groups.setdefault(job.group.content, deque()).append(job)
+            room, resources = shares(ray, self.cpus)
+            crew = Crew(ray, resources, list(groups.values()))
+            try:
+                for _ in range(min(room, len(jobs))):
+                    crew.hire()
+                left = len(jobs)
+                while left:
+                    waited_for = [*crew.coming, *crew.in_hand]
+                    ready, _ = ray.wait(waited_for, timeout=None if crew.in_hand else FIRST_WORKER)
+                    if not ready:
+                        raise ConductorError(
+                            f"no Ray worker came up in {FIRST_WORKER:.0f} s; the cluster has no free "
+                            f"{', '.join(name.removeprefix('num_') for name in resources)}"
+                        )
+                    for reference in ready:
+                        if reference in crew.coming:
+                            crew.arrived(reference)
+                        elif (result := crew.done(reference)) is not None:
+                            left -= 1
+                            yield result
+            finally:
+                crew.dismiss()
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

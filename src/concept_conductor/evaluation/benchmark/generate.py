@@ -1,0 +1,141 @@
+"""Making the picture of a job, in this process or in a worker somewhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from concept_conductor.evaluation.benchmark.jobs import Group, Job
+from concept_conductor.evaluation.benchmark.methods import Sampler
+from concept_conductor.io.tensors import to_uint8
+from concept_conductor.pipeline.pipeline import ConceptConductorPipeline
+from concept_conductor.recipes.files import locate_model
+from concept_conductor.recipes.model import load_pipeline
+from concept_conductor.recipes.runner import Rendering, StepReport
+from concept_conductor.recipes.schema.recipe import Recipe
+
+
+class Painted(NamedTuple):
+    """One picture, as it travels from a worker.
+
+    Attributes:
+        key: of the job.
+        image: RGB, ``(h, w, 3)``, uint8.
+        masks: ``(concepts, h, w)``, boolean, on the latent grid.
+        record: how it was made: recipe as used, versions, seconds, memory.
+    """
+
+    key: str
+    image: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    record: dict[str, Any]
+
+
+@dataclass
+class Painter:
+    """Makes pictures; the model is loaded once, and what is opened for a scene stays for its next picture.
+
+    Attributes:
+        pipe: None until the first picture.
+    """
+
+    pipe: ConceptConductorPipeline | None = None
+    _group: Group | None = None
+    _rendering: Rendering | None = field(default=None, repr=False)
+
+    def paint(self, job: Job, progress: Callable[[StepReport], None] | None = None) -> Painted:
+        """Make the picture of one job.
+
+        Raises:
+            ConductorError: something does not fit; the sentence names the benchmark's line.
+        """
+        rendering = self._open(job.group)
+        watch = Watch.start(rendering.pipe.backbone.device)
+        if job.group.method.sampler is not None:
+            return self._by_another_way(job, rendering, job.group.method.sampler, watch)
+        picture = rendering.picture(job.seed, progress)
+        record = {
+            "provenance": picture.provenance.model_dump(mode="json"),
+            "seconds": round(picture.seconds, 3),
+            "peak_memory_bytes": watch.peak(),
+            "memory_of": "gpu" if watch.device.type == "cuda" else "process",
+            "blacked_out_by_safety_checker": picture.flagged,
+        }
+        return Painted(job.key, np.asarray(picture.image.convert("RGB")), picture.masks, record)
+
+    def _by_another_way(self, job: Job, rendering: Rendering, sampler: Sampler, watch: Watch) -> Painted:
+        """A picture that a method other than this project's makes; it has no masks."""
+        start = time.perf_counter()
+        made = Image.fromarray(to_uint8(sampler(rendering, job.seed)[None])[0])
+        (checked,), flagged = rendering.pipe.safety_checked([made])
+        image = np.asarray(checked.convert("RGB"))
+        used = rendering.provenance.recipe.model_copy(update={"seeds": (job.seed,)})
+        provenance = rendering.provenance.model_copy(update={"seed": job.seed, "recipe": used})
+        record = {
+            "provenance": provenance.model_dump(mode="json"),
+            "seconds": round(time.perf_counter() - start, 3),
+            "peak_memory_bytes": watch.peak(),
+            "memory_of": "gpu" if watch.device.type == "cuda" else "process",
+            "blacked_out_by_safety_checker": bool(flagged and flagged[0]),
+        }
+        return Painted(job.key, image, np.zeros((0, *image.shape[:2]), dtype=bool), record)
+
+    def _open(self, group: Group) -> Rendering:
+        if self._rendering is None or self._group is None or group.content != self._group.content:
+            recipe = changed(group)
+            if self.pipe is None:
+                self.pipe = load_pipeline(locate_model(recipe.model, recipe.folder), recipe)
+            rendering = Rendering.prepare(recipe, located=group.paths, pipe=self.pipe)
+            known = group.model if len(group.model) == 64 else None
+            made_with = rendering.provenance.model_copy(update={"model": known})
+            self._rendering, self._group = replace(rendering, provenance=made_with), group
+        return self._rendering
+
+
+def changed(group: Group) -> Recipe:
+    """The group's recipe as its method has it."""
+    return group.recipe.model_copy(update=dict(group.method.changes))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Measures the most memory that was in use.
+
+    Attributes:
+        device: that works.
+    """
+
+    device: torch.device
+
+    @classmethod
+    def start(cls, device: torch.device) -> Watch:
+        """Forget what was used before, where the system can."""
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with suppress(OSError):  # Linux only
+                Path("/proc/self/clear_refs").write_text("5")
+        return cls(device)
+
+    def peak(self) -> int:
+        """Bytes: of the GPU's memory, else of this process."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        with suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        import resource  # not on Windows
+
+        usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return usage if sys.platform == "darwin" else usage * 1024

@@ -1,0 +1,16 @@
+"""CLIP-T: how well a picture fits its text, by CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from concept_conductor.evaluation.metrics.embedders import ClipEmbedder
+
+
+def clip_t(clip: ClipEmbedder, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+    """The raw cosine, -1..1, of each picture and its text (no factor 2.5 and no cut at 0, as CLIPScore has them)."""
+    if not images:
+        return []
+    return (clip.embed(images) * clip.embed_texts(texts)).sum(1).tolist()

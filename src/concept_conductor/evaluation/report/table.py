@@ -1,0 +1,223 @@
+"""From scored pictures to numbers that can be compared: means, bootstrap intervals, paired differences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.metrics import segsim
+from concept_conductor.io.files import written_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+BOOTSTRAP_SEED = 0
+REFERENCE = "full"
+"""The method that the others are compared with."""
+
+AREAS = tuple(f"_{name}" for name in segsim.AREAS)
+"""Endings of the columns that split a metric by subject area."""
+LOWER_IS_BETTER = (
+    "omission", "redundancy", "leakage", "design_omitted", "design_leaked", "arrangement_others", "arrangement_empty",
+)  # fmt: skip
+SHARES = (*LOWER_IS_BETTER, "design", "arrangement")
+"""Beginnings of the names of metrics that are shares of pictures or concepts, 0..1."""
+#: Columns of the results that are no metrics.
+ABOUT = ("key", "method", "combination", "prompt", "text", "seed", "image", "seconds", "peak_memory_bytes")
+
+
+class Estimate(NamedTuple):
+    """A mean with its bootstrap interval, which one prompt does not have; NaN where there is nothing to average."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, means: Sequence[float]) -> Estimate:
+        """The mean of the prompts' means, resampled over prompts."""
+        values = np.asarray(means, dtype=np.float64)
+        if not len(values):
+            return cls(np.nan, np.nan, np.nan)
+        low, high = bootstrap(values) if len(values) > 1 else (np.nan, np.nan)
+        return cls(float(values.mean()), low, high)
+
+
+def bootstrap(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of ``values`` ``(n,)``; the same for the same values."""
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    means = np.empty(RESAMPLES)
+    for start in range(0, RESAMPLES, 1000):  # in parts, so that many prompts take little memory
+        chosen = generator.integers(0, len(values), (min(1000, RESAMPLES - start), len(values)))
+        means[start : start + len(chosen)] = values[chosen].mean(1)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def import_pandas() -> Any:
+    """pandas, with what it needs to write parquet.
+
+    Raises:
+        ConductorError: the extra is not installed.
+    """
+    try:
+        import pandas
+        import pyarrow  # noqa: F401 - writes parquet
+    except ImportError as error:
+        raise ConductorError(
+            f"tables of results need {error.name}; pip install 'concept-conductor[evaluate]'"
+        ) from error
+    return pandas
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row for each picture: what it is (:data:`ABOUT`), then the metrics' columns."""
+    pandas = import_pandas()
+    return pandas.DataFrame(list(rows))
+
+
+def metric_columns(results: pd.DataFrame) -> list[str]:
+    """The columns with numbers to average."""
+    return [
+        name
+        for name in results.columns
+        if name not in ABOUT and results[name].dtype.kind in "fiub" and results[name].notna().any()
+    ]
+
+
+def summary(results: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """For each method and metric: mean, its interval over prompts, and the paired difference to ``reference``.
+
+    A prompt is one combination with one prompt; its value is the mean over seeds. Differences are taken over the
+    pictures that both methods made and scored.
+
+    Returns:
+        Columns method, metric, pictures, prompts, mean, low, high, difference, difference_low, difference_high.
+    """
+    unit, pandas = ["combination", "prompt"], import_pandas()
+    rows = []
+    for metric in metric_columns(results):
+        scored = results[results[metric].notna()].assign(**{metric: lambda part, m=metric: part[m].astype(float)})
+        base = scored[scored["method"] == reference].set_index([*unit, "seed"])[metric]
+        for method in dict.fromkeys(results["method"]):
+            own = scored[scored["method"] == method]
+            estimate = Estimate.of(own.groupby(unit)[metric].mean().tolist())
+            difference = Estimate.of([])
+            if method != reference:
+                gaps = (own.set_index([*unit, "seed"])[metric] - base).dropna()
+                difference = Estimate.of(gaps.groupby(level=unit).mean().tolist())
+            rows.append(
+                {
+                    "method": method,
+                    "metric": metric,
+                    "pictures": len(own),
+                    "prompts": own.groupby(unit).ngroups,
+                    **estimate._asdict(),
+                    **{f"difference{end}": v for end, v in zip(("", "_low", "_high"), difference)},
+                }
+            )
+    return pandas.DataFrame(rows)
+
+
+def write_results(results: pd.DataFrame, folder: Path) -> None:
+    """Write ``results.parquet``."""
+    with written_whole(folder / "results.parquet") as file:
+        results.to_parquet(file, index=False)
+
+
+def write_summary(table: pd.DataFrame, titles: Mapping[str, str], folder: Path) -> None:
+    """Write ``summary.csv``, ``summary.md`` and ``summary.tex``.
+
+    Args:
+        table: from :func:`summary`.
+        titles: method -> what tables call it.
+        folder: where to.
+    """
+    texts = {"csv": table.to_csv(index=False), "md": markdown(table, titles), "tex": latex(table, titles)}
+    for ending, text in texts.items():
+        with written_whole(folder / f"summary.{ending}") as file:
+            file.write(text.encode())
+
+
+def markdown(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """Means with intervals, differences to the full method, and means by subject area."""
+    parts = [_note(table)]
+    for heading, columns in _parts(table):
+        metrics = list(dict.fromkeys(columns["metric"]))
+        parts.append(f"{heading}\n")
+        parts.append("| method | " + " | ".join(map(arrowed, metrics)) + " |")
+        parts.append("| --- |" + " ---: |" * len(metrics))
+        parts += _lines(columns, titles, lambda title, cells: f"| {title} | {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def latex(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """The same as LaTeX (booktabs)."""
+    parts = [f"% {_note(table).strip()}"]
+    for heading, columns in _parts(table):
+        metrics = list(dict.fromkeys(columns["metric"]))
+        parts += [f"% {heading}", f"\\begin{{tabular}}{{l{'r' * len(metrics)}}}", "\\toprule"]
+        names = (_escaped(arrowed(name)) for name in metrics)
+        parts.append("method & " + " & ".join(names).replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$") + r" \\")
+        parts.append("\\midrule")
+        parts += _lines(columns, titles, lambda title, cells: f"{_escaped(title)} & {' & '.join(cells)} \\\\")
+        parts += ["\\bottomrule", "\\end{tabular}", ""]
+    return "\n".join(parts)
+
+
+def shown_estimate(mean: float, low: float, high: float) -> str:
+    """``0.867 [0.851, 0.880]``, the mean alone where it has no interval, or a dash."""
+    if not np.isfinite(mean):
+        return "–"
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else f"{mean:.3f}"
+
+
+def arrowed(metric: str) -> str:
+    """A metric's name with the direction in which it is better."""
+    return f"{metric} {'↓' if metric.startswith(LOWER_IS_BETTER) else '↑'}"
+
+
+def _parts(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    means = table[["method", "metric", "mean", "low", "high"]]
+    by_area = means["metric"].str.endswith(AREAS)
+    found = [("Means with 95% bootstrap intervals over prompts.", means[~by_area])]
+    if table["difference"].notna().any():
+        gaps = table[["method", "metric", "difference", "difference_low", "difference_high"]]
+        gaps = gaps[gaps["difference"].notna() & ~by_area].set_axis(means.columns, axis=1)
+        found.append(("Paired differences to the full method, with 95% bootstrap intervals over prompts.", gaps))
+    if by_area.any():
+        found.append(("By subject area.", means[by_area]))
+    return found
+
+
+def _lines(part: pd.DataFrame, titles: Mapping[str, str], line: Callable[[str, list[str]], str]) -> list[str]:
+    lines = []
+    metrics = list(dict.fromkeys(part["metric"]))
+    for method, rows in part.groupby("method", sort=False):
+        cells = {row["metric"]: row for _, row in rows.iterrows()}
+        shown = [
+            shown_estimate(*(cells[name][end] for end in ("mean", "low", "high"))) if name in cells else "–"
+            for name in metrics
+        ]
+        lines.append(line(titles.get(str(method), str(method)), shown))
+    return lines
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    text = text.replace("\\", r"\textbackslash ")
+    return re.sub(r"[&%$#_{}]", lambda found: f"\\{found[0]}", text)
+
+
+def _note(table: pd.DataFrame) -> str:
+    pictures, prompts = int(table["pictures"].max()), int(table["prompts"].max())
+    return f"Up to {pictures} pictures of {prompts} prompts per method; - where there is nothing to measure.\n"

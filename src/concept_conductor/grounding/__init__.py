@@ -1,0 +1,1 @@
+"""Text grounding: from an image and words to segments."""

@@ -1,0 +1,258 @@
+"""Recipes carried out: files opened, the model loaded, one picture for each seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from concept_conductor.concepts.prompt import ConceptPrompt
+from concept_conductor.io.documents import Place
+from concept_conductor.layouts.layout import Layout
+from concept_conductor.pipeline.pipeline import ConceptConductorPipeline, ConductorOutput
+from concept_conductor.pipeline.postprocess import decoded
+from concept_conductor.pipeline.text_to_image import PlainPictures
+from concept_conductor.placement.placement import Placement
+from concept_conductor.recipes.files import locate_model, located_files, model_sha256, sha256_at
+from concept_conductor.recipes.load_inputs import open_files
+from concept_conductor.recipes.load_layout import PendingLayout
+from concept_conductor.recipes.model import as_used, check_fit, load_pipeline, misfits
+from concept_conductor.recipes.provenance import Provenance, versions
+from concept_conductor.recipes.schema.generation import GenerationEntry
+from concept_conductor.recipes.schema.recipe import Recipe
+from concept_conductor.tracing.folder import folders_of
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """How far one picture is.
+
+    Attributes:
+        seed: the picture's.
+        step: steps done, from 1.
+        steps: steps in all.
+        preview: decodes the picture as it is now; None while the layout is being inverted, whose steps these are.
+    """
+
+    seed: int
+    step: int
+    steps: int
+    preview: Callable[[], Image.Image] | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One finished picture.
+
+    Attributes:
+        seed: what its noise was drawn with.
+        image: RGB.
+        masks: the concepts' masks last used, ``(concepts, h, w)``, boolean, on the latent grid.
+        layout_masks: those it started with.
+        seconds: it took.
+        flagged: whether the checkpoint's safety checker blacked it out.
+        provenance: how it was made; goes into its PNG.
+    """
+
+    seed: int
+    image: Image.Image
+    masks: NDArray[np.bool_]
+    layout_masks: NDArray[np.bool_]
+    seconds: float
+    flagged: bool
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A recipe with everything it names opened and checked, ready to run.
+
+    Attributes:
+        recipe: with every setting filled as it will be used.
+        pipe: the loaded model.
+        concepts, layout, placement: opened.
+        provenance: of every picture, but for its seed.
+    """
+
+    recipe: Recipe
+    pipe: ConceptConductorPipeline
+    concepts: list[ConceptPrompt]
+    layout: Layout | None
+    placement: Placement | None
+    provenance: Provenance
+
+    @classmethod
+    def prepare(
+        cls,
+        recipe: Recipe,
+        *,
+        located: Mapping[Place, Path | str] | None = None,
+        pipe: ConceptConductorPipeline | None = None,
+    ) -> Rendering:
+        """Open what ``recipe`` names, small files first, and load the model.
+
+        Args:
+            recipe: what to make.
+            located: place -> verified path (a replay's); None for what lies at the recipe's own paths.
+            pipe: a loaded pipeline to use instead of the recipe's model.
+
+        Raises:
+            ConductorError: anything missing, damaged or unfit.
+        """
+        paths = dict(located) if located is not None else located_files(recipe)
+        concepts, opened, placement = open_files(recipe, paths)
+        hashes = {name: sha256_at(place, Path(paths[place])) for place, name in recipe.files().items()}
+        model = paths.get(("model",))
+        if pipe is None:
+            if model is None:
+                model = locate_model(recipe.model, recipe.folder)
+            pipe = load_pipeline(model, recipe)
+            if isinstance(model, str):
+                model = locate_model(model, recipe.folder)
+        recipe = as_used(recipe, pipe, concepts)
+        if misfit := next(misfits(recipe, pipe.backbone, concepts), None):
+            raise misfit
+        layout: Layout | None
+        if isinstance(opened, PendingLayout):
+            layout, recipe = made_layout(recipe, opened, paths, pipe)
+        else:
+            layout = opened
+        check_fit(recipe, pipe.backbone, concepts, layout)
+        provenance = Provenance(
+            recipe=recipe.shareable(),
+            seed=0,
+            folder=str(recipe.folder.resolve()),
+            files=hashes,
+            model=model_sha256(model) if isinstance(model, Path) else None,
+            versions=versions(),
+        )
+        return cls(recipe, pipe, concepts, layout, placement, provenance)
+
+    def pictures(
+        self, progress: Callable[[StepReport], None] | None = None, trace: Path | None = None
+    ) -> Iterator[Picture]:
+        """Make one picture for each seed of the recipe.
+
+        Args:
+            progress: told after each step.
+            trace: a folder for a look inside, with a folder in it for each of several seeds.
+        """
+        seeds = self.recipe.seeds
+        folders = [None] * len(seeds) if trace is None else folders_of(trace, seeds)
+        for seed, folder in zip(seeds, folders, strict=True):
+            yield self.picture(seed, progress, folder)
+
+    def picture(
+        self, seed: int, progress: Callable[[StepReport], None] | None = None, trace: Path | None = None
+    ) -> Picture:
+        """Make the picture of one seed, from noise drawn on the CPU so that every device starts from the same."""
+        recipe = self.recipe
+        assert recipe.steps is not None and recipe.guidance_scale is not None  # as_used filled them
+        steps = recipe.steps
+
+        def after_step(pipe: ConceptConductorPipeline, step: int, _t: int, tensors: dict[str, Tensor]) -> None:
+            if progress is not None:
+                progress(StepReport(seed, step + 1, steps, partial(decoded, pipe.backbone, tensors["latents"])))
+
+        def inverting(done: int, total: int) -> None:
+            if progress is not None:
+                progress(StepReport(seed, done, total, None))
+
+        start = time.perf_counter()
+        out = self.pipe(
+            prompt=recipe.prompt,
+            concepts=self.concepts,
+            layout=self.layout,
+            negative_prompt=recipe.negative_prompt,
+            prompt_2=recipe.prompt_2,
+            negative_prompt_2=recipe.negative_prompt_2,
+            height=recipe.height,
+            width=recipe.width,
+            num_inference_steps=steps,
+            guidance_scale=recipe.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            alignment=recipe.alignment,
+            injection=recipe.injection,
+            refinement=recipe.refinement,
+            inversion=recipe.inversion,
+            placement=self.placement,
+            paths_per_forward=recipe.paths_per_forward,
+            callback_on_step_end=after_step,
+            callback_on_inversion=inverting,
+            trace=trace,
+        )
+        assert isinstance(out, ConductorOutput)
+        seconds = time.perf_counter() - start
+        image = out.images[0]
+        assert isinstance(image, Image.Image)
+        used = self.provenance.recipe.model_copy(update={"seeds": (seed,)})
+        record = self.provenance.model_copy(update={"seed": seed, "recipe": used})
+        flagged = any(out.nsfw_content_detected or ())
+        masks = np.asarray(out.masks[0], dtype=bool)
+        first = masks if out.layout_masks is None else np.asarray(out.layout_masks[0], dtype=bool)
+        return Picture(seed, image, masks, first, seconds, flagged, record)
+
+
+def made_layout(
+    recipe: Recipe, pending: PendingLayout, paths: Mapping[Place, Path | str], pipe: ConceptConductorPipeline
+) -> tuple[Layout, Recipe]:
+    """Generate a layout, and the recipe with what it was generated with.
+
+    Args:
+        recipe: with every setting filled.
+        pending: what is to be made.
+        paths: place -> verified path.
+        pipe: the recipe's model.
+
+    Raises:
+        ConductorError: what it shall show cannot be had; the sentence names file, line and field.
+    """
+    assert recipe.layout is not None and recipe.width is not None and recipe.height is not None
+    how = recipe.layout.generated or GenerationEntry()
+    own = how.model is None
+    if not own:
+        pipe = load_pipeline(paths["layout", "generated", "model"], recipe)
+    assert recipe.steps is not None and recipe.guidance_scale is not None
+    paint = PlainPictures(
+        pipe,
+        steps=how.steps or recipe.steps,
+        guidance_scale=how.guidance_scale or recipe.guidance_scale,
+        negative_prompt=recipe.negative_prompt if how.negative_prompt is None else how.negative_prompt,
+        width=how.width or (recipe.width if own else None),
+        height=how.height or (recipe.height if own else None),
+    )
+    with recipe.blaming(*pending.place):
+        layout = pending.make(paint, (recipe.width, recipe.height))
+    used = {name: getattr(paint, name) for name in ("steps", "guidance_scale", "negative_prompt", "width", "height")}
+    how = how.model_copy(update=used | {"seeds": layout.seeds or how.seeds})
+    if recipe.layout.collage is not None:
+        return layout, recipe  # its background's seed stands in it
+    return layout, recipe.model_copy(update={"layout": recipe.layout.model_copy(update={"generated": how})})
+
+
+def generate(
+    recipe: Recipe,
+    pipe: ConceptConductorPipeline | None = None,
+    progress: Callable[[StepReport], None] | None = None,
+    trace: str | Path | None = None,
+) -> Iterator[Picture]:
+    """Make a recipe's pictures, one for each seed, as they are asked for.
+
+    Args:
+        recipe: what to make.
+        pipe: a loaded pipeline; None loads the recipe's model.
+        progress: told after each step.
+        trace: a folder for a look inside, with a folder in it for each of several seeds.
+
+    Raises:
+        ConductorError: anything that does not fit, in one sentence.
+    """
+    return Rendering.prepare(recipe, pipe=pipe).pictures(progress, None if trace is None else Path(trace))

@@ -1,0 +1,87 @@
+"""A recipe's layout and masks, with no more made than they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.meta import Blueprint
+from concept_conductor.concepts.prompt import ConceptPrompt
+from concept_conductor.errors import ConductorError
+from concept_conductor.layouts.layout import Layout
+from concept_conductor.pipeline.layout_masks import initial_masks
+from concept_conductor.recipes.files import locate_model, located_files
+from concept_conductor.recipes.load_inputs import open_files
+from concept_conductor.recipes.model import as_used, check_fit, load_pipeline, settings_of
+from concept_conductor.recipes.runner import made_layout
+from concept_conductor.recipes.schema.recipe import Recipe
+
+
+class Seen(NamedTuple):
+    """A layout as a run would start with it.
+
+    Attributes:
+        layout: opened, or generated.
+        masks: ``(h, w)`` each; exact ones at its picture's size, found ones on the latent grid.
+        names: of the concepts, else of cut-outs, else numbers.
+    """
+
+    layout: Layout
+    masks: Sequence[NDArray[np.bool_]]
+    names: Sequence[str]
+
+
+def look(recipe: Recipe) -> Seen:
+    """Open a recipe's layout; the model is loaded only where it has to generate it, or to find its regions.
+
+    Raises:
+        ConductorError: anything that does not fit, with a run's own sentence, or there is no layout.
+    """
+    paths = located_files(recipe)
+    concepts, opened, _ = open_files(recipe, paths)
+    if opened is None:
+        raise ConductorError(f"{recipe.source}: there is no layout to show; give the recipe a 'layout'")
+    if recipe.layout is not None and recipe.layout.places()[0] == 0:
+        raise recipe.error(
+            ("layout", recipe.layout.kind), "it is empty, so there is nothing to show; give one at least"
+        )
+    with recipe.blaming("layout"):
+        masks = opened.exact_masks() if isinstance(opened, Layout) else None
+    if isinstance(opened, Layout) and masks is not None:
+        if concepts and (outline := _outline(recipe)) is not None:
+            check_fit(recipe, outline, concepts, opened)
+        return Seen(opened, masks, _names(recipe, concepts, len(masks)))
+    pipe = load_pipeline(locate_model(recipe.model, recipe.folder), recipe)
+    recipe = as_used(recipe, pipe, concepts)
+    layout = opened if isinstance(opened, Layout) else made_layout(recipe, opened, paths, pipe)[0]
+    check_fit(recipe, pipe.backbone, concepts, layout)
+    masks = layout.exact_masks()
+    if masks is None:
+        count = len(getattr(layout, layout.kind))
+        assert recipe.width is not None and recipe.height is not None  # as_used filled them
+        settings = settings_of(recipe, pipe.defaults)
+        masks = list(initial_masks(pipe.backbone, layout, count, (recipe.width, recipe.height), settings).numpy())
+    return Seen(layout, masks, _names(recipe, concepts, len(masks)))
+
+
+def _outline(recipe: Recipe) -> Backbone | None:
+    """The recipe's model without weights; None where it is no folder on this machine, which a look does without."""
+    with suppress(ConductorError):
+        model = locate_model(recipe.model, recipe.folder)
+        if isinstance(model, Path) and model.is_dir():
+            return Blueprint.read(model).backbone(torch.float32)
+    return None
+
+
+def _names(recipe: Recipe, concepts: Sequence[ConceptPrompt], count: int) -> list[str]:
+    known = [entry.concept.name for entry in concepts]
+    if not known and recipe.layout is not None and recipe.layout.collage is not None:
+        known = [Path(cutout.image).stem for cutout in recipe.layout.collage.cutouts if not cutout.scenery]
+    return [known[index] if index < len(known) else str(index + 1) for index in range(count)]
