@@ -1,6 +1,6 @@
 # Each target works on a fresh machine: what it needs is installed into .venv first.
 #
-#   make demo    a picture of two personalized concepts, made offline by the embedded model
+#   make demo    an image of two personalized concepts, made offline by the embedded model
 #   make test    the tests, as many at a time as there are cores, and how much of the code they reach
 #   make coverage  the same, with every line and branch that they do not reach
 #   make lint    style and types

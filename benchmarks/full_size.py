@@ -22,7 +22,7 @@ from PIL import Image
 from scenes import random_concept, side_by_side
 
 from concept_conductor import ConceptConductorPipeline, Inversion
-from concept_conductor.backbones.meta import PUBLISHED, SCHEDULER, Blueprint
+from concept_conductor.backbones.meta import PUBLISHED, SCHEDULER, MetaModel
 from concept_conductor.training.config import Augmentation, Precision, Samples, TrainingConfig
 from concept_conductor.training.trainer import Trainer
 
@@ -34,9 +34,9 @@ def random_pipeline(family: str, dtype: torch.dtype, device: str) -> ConceptCond
     tokenizer = ConceptConductorPipeline.from_pretrained("mini").tokenizer
     tokenizer.model_max_length = 77
     ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    configs = Blueprint.published(family).configs
+    configs = MetaModel.published(family).configs
     texts = {name: {**config, **ends} for name, config in configs.items() if name.startswith("text_encoder")}
-    blueprint = Blueprint({**configs, **texts})
+    blueprint = MetaModel({**configs, **texts})
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # the weights are made in it: in fp32 they would not fit beside each other
     try:
@@ -56,7 +56,7 @@ def peak(device: str) -> str:
 
 
 def sample(pipe: ConceptConductorPipeline, options: argparse.Namespace, paths_per_forward: int | None) -> None:
-    """One picture of random concepts."""
+    """One image of random concepts."""
     entries = [random_concept(pipe, seed) for seed in range(options.concepts)]
     first_step: list[float] = []
 
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--family", choices=sorted(PUBLISHED), default="sd15")
     parser.add_argument("--concepts", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--train", type=int, default=0, help="steps of training after the pictures")
+    parser.add_argument("--train", type=int, default=0, help="steps of training after the images")
     parser.add_argument("--pixels", type=int, help="the model's own size if not given")
     parser.add_argument("--paths", type=int, help="paths in a forward; all at once and one by one if not given")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"))

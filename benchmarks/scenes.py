@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Layout
-from concept_conductor.backbones.text_encoders import TextReader
+from concept_conductor.backbones.text_encoders import TextEncoder
 from concept_conductor.concepts.data import LowRank
 from concept_conductor.denoiser.layers import attention_layers, block_of, cross_attention_names
 
@@ -31,21 +31,21 @@ def random_concept(pipe: ConceptConductorPipeline, seed: int) -> ConceptPrompt:
         f"{name}.{part}": update(layer.get_submodule(part)) for name, layer in layers.items() for part in PROJECTIONS
     }
     texts = [
-        {name.removeprefix("text_model."): update(reader.encoder.get_submodule(name)) for name in attention_of(reader)}
-        for reader in pipe.backbone.readers
+        {name.removeprefix("text_model."): update(reader.model.get_submodule(name)) for name in attention_of(reader)}
+        for reader in pipe.backbone.text_encoders
     ]
     count = len(cross_attention_names(pipe.unet))
     tables = [
         {f"<c{seed}_{k}>": torch.randn(count, reader.dim, generator=generator) * 0.02 for k in (1, 2)}
-        for reader in pipe.backbone.readers
+        for reader in pipe.backbone.text_encoders
     ]
     concept = Concept(f"random-{seed}", tuple(tables), tuple(texts), unet)
     return ConceptPrompt(concept, f"a <c{seed}_1> <c{seed}_2> on the beach")
 
 
-def attention_of(reader: TextReader) -> list[str]:
+def attention_of(reader: TextEncoder) -> list[str]:
     """The names of a text encoder's attention projections."""
-    return [name for name, _ in reader.encoder.named_modules() if name.endswith(TEXT_PROJECTIONS)]
+    return [name for name, _ in reader.model.named_modules() if name.endswith(TEXT_PROJECTIONS)]
 
 
 def side_by_side(width: int, height: int, concepts: int) -> Layout:

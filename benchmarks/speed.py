@@ -21,7 +21,7 @@ from concept_conductor.method.inversion import invert
 from concept_conductor.method.multipath import multipath
 from concept_conductor.method.refinement import RefinedMasks
 from concept_conductor.method.sampling import sample
-from concept_conductor.pipeline.inputs import filled, make_scene
+from concept_conductor.pipeline.inputs import prepare_inputs, resolve_settings
 from concept_conductor.settings import Injection
 
 CONCEPTS = 2
@@ -52,7 +52,7 @@ def main() -> None:
     backbone, steps = pipe.backbone, options.steps
     side = backbone.unet.config.sample_size * backbone.vae_factor
     entries = [random_concept(pipe, seed) for seed in range(CONCEPTS)]
-    settings = filled(
+    settings = resolve_settings(
         backbone.defaults,
         steps=steps,
         guidance_scale=7.5,
@@ -65,7 +65,7 @@ def main() -> None:
     unrefined = settings.model_copy(update={"refinement": None})
     latents = torch.randn(1, 4, side // backbone.vae_factor, side // backbone.vae_factor).to(options.device)
     layout = side_by_side(side, side, CONCEPTS)
-    scene = make_scene(backbone, settings, (side, side), latents, "things on the beach", "", entries, layout)
+    scene = prepare_inputs(backbone, settings, (side, side), latents, "things on the beach", "", entries, layout)
     synchronize = torch.cuda.synchronize if options.device == "cuda" else (lambda: None)
 
     # the inversion is not part of the loop: what counts starts when the first step is done
@@ -115,7 +115,7 @@ def main() -> None:
     given = Masks(scene.masks.grid[None].to(options.device))  # type: ignore[attr-defined]
     with torch.no_grad(), multipath(backbone, scene.updates) as paths:
         fusion = Fusion(given, settings.injection or Injection(), record=True)
-        paths.noise(latents, timesteps[len(timesteps) // 3], scene.text, slice(0, CONCEPTS + 1), fusion)
+        paths.predict(latents, timesteps[len(timesteps) // 3], scene.text, slice(0, CONCEPTS + 1), fusion)
         attention = fusion.attention[0]
 
     backbone.unet.requires_grad_(False)

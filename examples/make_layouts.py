@@ -1,10 +1,10 @@
-"""Draw the layout pictures, masks and cut-outs of the examples, in designs that the embedded model's base knows.
+"""Draw the layout images, masks and cut-outs of the examples, in designs that the embedded model's base knows.
 
     python examples/make_layouts.py     # writes examples/layouts/
 
-Any picture with the wanted arrangement serves as a layout: a photo, a collage, a drawing. These come from the sticker
+Any image with the wanted arrangement serves as a layout: a photo, a collage, a drawing. These come from the sticker
 world's own renderer because that gives exact masks at once. They are drawn larger than any version of `mini` makes its
-pictures; the pipeline brings them to its size.
+images; the pipeline brings them to its size.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ BACKDROP = "grass"
 
 
 def main() -> None:
-    """Write `NAME.png`, and `NAME-1.png`, `NAME-2.png` with the masks; cut-outs, and pictures to place in."""
+    """Write `NAME.png`, and `NAME-1.png`, `NAME-2.png` with the masks; cut-outs, and images to place in."""
     world = World(CPU.classes, CPU.backdrops, SIZE)
     for name, (classes, backdrop, seed) in LAYOUTS.items():
         layout = arrange(world, classes, backdrop, seed)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def draw_placement(world: World) -> None:
-    """Write a cat with room beside it, and the concept `mini/mug-noto` alone, to be cut out of its picture."""
+    """Write a cat with room beside it, and the concept `mini/mug-noto` alone, to be cut out of its image."""
     generator = torch.Generator().manual_seed(2)
     cat = Cutout(world.atlas.image("cat/twemoji")).fitted((135, 90, 245, 235))
     scene = Collage(drawn(world, None, BACKDROP, generator), [cat]).image

@@ -1,4 +1,4 @@
-"""Shared fixtures: the tiny random model of the parity cases, its concepts and pictures."""
+"""Shared fixtures: the tiny random model of the parity cases, its concepts and images."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def tiny_xl() -> ConceptConductorPipeline:
     return pipe
 
 
-def picture(name: str, folder: Path = TINY) -> Image.Image:
-    """One of the parity cases' pictures."""
+def tiny_image(name: str, folder: Path = TINY) -> Image.Image:
+    """One of the parity cases' images."""
     with Image.open(folder / f"{name}.png") as image:
         return image.copy()
 
@@ -76,7 +76,9 @@ def tiny_call(tiny_concepts: dict[str, ConceptPrompt], tmp_path_factory: pytest.
     return {
         "prompt": "A dog and a cat on the beach.",
         "concepts": [tiny_concepts["chow_dog"], tiny_concepts["siberian_cat"]],
-        "layout": Layout(picture("ref"), "A dog and a cat in the street.", [picture("mask1"), picture("mask2")]),
+        "layout": Layout(
+            tiny_image("ref"), "A dog and a cat in the street.", [tiny_image("mask1"), tiny_image("mask2")]
+        ),
         "num_inference_steps": 10,
         "inversion": Inversion(steps=50, cache=tmp_path_factory.mktemp("inversions")),
         "output_type": "latent",

@@ -28,11 +28,11 @@ def test_the_shipped_layouts_are_drawn_again(tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(ours), np.asarray(shipped)), name
 
 
-def test_the_pictures_that_the_example_concepts_are_trained_on_are_drawn(tmp_path: Path) -> None:
+def test_the_images_that_the_example_concepts_are_trained_on_are_drawn(tmp_path: Path) -> None:
     run(EXAMPLES / "concepts" / "render_images.py", tmp_path)
     for recipe in (EXAMPLES / "concepts").glob("*.yaml"):
         folder = tmp_path / yaml.safe_load(recipe.read_text())["images"]
-        pictures = sorted(file.stem for file in folder.glob("*.png"))
-        assert len(pictures) == 30
-        assert pictures == sorted(file.stem for file in folder.glob("*.txt"))
-        assert pictures == sorted(file.stem for file in (folder / "masks").glob("*.png"))
+        images = sorted(file.stem for file in folder.glob("*.png"))
+        assert len(images) == 30
+        assert images == sorted(file.stem for file in folder.glob("*.txt"))
+        assert images == sorted(file.stem for file in (folder / "masks").glob("*.png"))

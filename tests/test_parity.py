@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from concept_conductor import Alignment, Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout, Placement
-from tests.conftest import picture
+from tests.conftest import tiny_image
 
 PIPES = {"sd15": "tiny_pipe", "sdxl": "tiny_xl"}
 PARITY = Path(__file__).parent / "parity"
@@ -40,7 +40,9 @@ def test_latents_equal_the_published_ones(
             ConceptPrompt(Concept.load(folder / f"{concept}.pth"), prompt, weight=case["lora_alpha"])
             for concept, prompt in zip(case["concepts"], case["custom_prompts"], strict=True)
         ],
-        layout=Layout(picture("ref", folder), case["layout_prompt"], masks=[picture("mask1"), picture("mask2")]),
+        layout=Layout(
+            tiny_image("ref", folder), case["layout_prompt"], masks=[tiny_image("mask1"), tiny_image("mask2")]
+        ),
         negative_prompt=case["negative_prompt"],
         height=case["height"],
         width=case["width"],
@@ -54,7 +56,7 @@ def test_latents_equal_the_published_ones(
         ),
         refinement=None,
         inversion=Inversion(cache=inversions),
-        placement=Placement(picture("init"), picture("init_mask"), background="noise")
+        placement=Placement(tiny_image("init"), tiny_image("init_mask"), background="noise")
         if case.get("placement")
         else None,
         paths_per_forward=paths_per_forward,
@@ -67,5 +69,5 @@ def test_latents_equal_the_published_ones(
     for key in compared:
         difference = latents[int(key.rpartition("_")[2])] - expected[key]
         assert difference.norm() / expected[key].norm() <= TOLERANCE, key
-    if not case.get("placement"):  # the published picture is not composited
+    if not case.get("placement"):  # the published image is not composited
         assert torch.allclose(torch.from_numpy(out.images), expected["image"], atol=1e-4)

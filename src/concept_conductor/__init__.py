@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from concept_conductor.layouts.layout import Layout
     from concept_conductor.layouts.mask_edit import MaskEdit
     from concept_conductor.pipeline.pipeline import ConceptConductorPipeline, ConductorOutput
-    from concept_conductor.pipeline.text_to_image import PlainPictures
+    from concept_conductor.pipeline.text_to_image import PlainImages
     from concept_conductor.placement.objects import Add, Replace
     from concept_conductor.placement.placement import Placement
     from concept_conductor.recipes.runner import generate
@@ -53,7 +53,7 @@ _HOMES = {
     "Layout": "layouts.layout",
     "MaskEdit": "layouts.mask_edit",
     "Placement": "placement.placement",
-    "PlainPictures": "pipeline.text_to_image",
+    "PlainImages": "pipeline.text_to_image",
     "Recipe": "recipes.schema.recipe",
     "Refinement": "settings",
     "Replace": "placement.objects",
@@ -87,7 +87,7 @@ __all__ = [
     "Layout",
     "MaskEdit",
     "Placement",
-    "PlainPictures",
+    "PlainImages",
     "Recipe",
     "Refinement",
     "Replace",

@@ -58,7 +58,7 @@ class Alignment(Settings):
         end: the last aligned step as a fraction of the run, inclusive (0.30: step 60 of 200).
         foreground_only: mean of the loss over the tokens inside any concept's mask, instead of over all (an ablation).
         gradient_checkpointing: compute activations again for the gradient instead of keeping them: much less memory,
-            aligned steps take about a third longer, and pictures are the same to rounding.
+            aligned steps take about a third longer, and images are the same to rounding.
     """
 
     step_size: Annotated[float, Field(ge=0)] | None = None
@@ -83,7 +83,7 @@ class Injection(Settings):
         noise: fuse what the paths predict, Eq. 3, instead of features: the naive way that the paper starts from.
         rectangular: inject each concept in its mask's bounding rectangle, refined or not, instead of in its shape (an
             ablation); where rectangles overlap the later concept wins.
-        margin: how far around its mask a concept is injected as well, as a fraction of the picture's shorter side, but
+        margin: how far around its mask a concept is injected as well, as a fraction of the image's shorter side, but
             never in another's mask; where margins meet, the later concept's (0: none, as in the paper). Worth it where
             latents are so few that an outline is a guess.
     """

@@ -15,7 +15,7 @@ from concept_conductor.backbones.sd21 import SD21Backbone
 from concept_conductor.concepts.data import LowRank
 from concept_conductor.denoiser.layers import attention_layers
 from concept_conductor.training.trainer import Trainer
-from tests.conftest import picture
+from tests.conftest import tiny_image
 from tests.training.conftest import recipe
 
 WIDTH = 1024
@@ -96,7 +96,7 @@ def test_the_family_is_told_from_the_width_of_the_text(
         tiny_pipe.backbone.check(fitting)
 
 
-def test_velocity_gives_the_same_picture_as_noise(
+def test_velocity_gives_the_same_image_as_noise(
     models: tuple[ConceptConductorPipeline, ConceptConductorPipeline],
 ) -> None:
     """Inversion, alignment, injection with guidance, refinement and the scheduler, all through the other target."""
@@ -104,7 +104,7 @@ def test_velocity_gives_the_same_picture_as_noise(
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     call: dict[str, Any] = {
         "prompt": "a dog on the beach", "negative_prompt": "a cat", "concepts": [entry], "latents": latents,
-        "layout": Layout(picture("ref"), "a dog in the street", [picture("mask1")]), "num_inference_steps": 10,
+        "layout": Layout(tiny_image("ref"), "a dog in the street", [tiny_image("mask1")]), "num_inference_steps": 10,
         "inversion": Inversion(steps=50, cache=False), "output_type": "latent",
     }  # fmt: skip
     noise, velocity = (pipe(**call) for pipe in models)

@@ -21,7 +21,7 @@ from concept_conductor import (
 from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.backbones.sdxl import SDXLBackbone
 from concept_conductor.denoiser.layers import attention_layers, cross_attention_names
-from tests.conftest import TINY_XL, picture
+from tests.conftest import TINY_XL, tiny_image
 
 DOG = "A <chow_dog_1> <chow_dog_2> on the beach."
 
@@ -45,7 +45,7 @@ def call(dog: Concept, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     return {
         "prompt": "A dog on the beach.",
         "concepts": [ConceptPrompt(dog, DOG)],
-        "layout": Layout(picture("ref"), "A dog in the street.", [picture("mask1")]),
+        "layout": Layout(tiny_image("ref"), "A dog in the street.", [tiny_image("mask1")]),
         "num_inference_steps": 2,
         "inversion": Inversion(steps=2, cache=tmp_path_factory.mktemp("inversions")),
         "output_type": "latent",
@@ -252,7 +252,7 @@ class TestVae:
         assert not half.vae.use_tiling and not half.vae.use_slicing
 
 
-def test_models_wait_on_the_cpu_and_the_pictures_stay_the_same(
+def test_models_wait_on_the_cpu_and_the_images_stay_the_same(
     tiny_xl: ConceptConductorPipeline, call: dict[str, Any]
 ) -> None:
     """The hooks of ``enable_model_cpu_offload``, with the CPU as the accelerator too."""

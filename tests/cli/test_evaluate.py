@@ -13,7 +13,7 @@ from concept_conductor.cli import evaluate
 from concept_conductor.evaluation.benchmark.benchmark import Benchmark
 from concept_conductor.evaluation.benchmark.results import ResultsFolder
 from concept_conductor.evaluation.benchmark.runner import LocalRunner
-from tests.benchmarks.conftest import benchmark_file
+from tests.evaluation.benchmark.conftest import benchmark_file
 
 pandas = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")
@@ -21,15 +21,15 @@ pytest.importorskip("pyarrow")
 __all__ = ["benchmark_file"]
 
 
-def test_pictures_alone_and_once(conductor, benchmark_file: Path) -> None:
+def test_images_alone_and_once(conductor, benchmark_file: Path) -> None:
     words = ("evaluate", benchmark_file, "--subset", "one", "--only-images", "--out", "here")
-    assert conductor(*words).out == "1 pictures in 'here'\n"
-    (picture,) = (file for file in Path("here/images").glob("*.png") if not file.stem.endswith("masks"))
-    made = picture.stat().st_mtime_ns
-    assert conductor(*words, "--methods", "full,no-injection").out == "2 pictures in 'here'\n"
-    assert picture.stat().st_mtime_ns == made
+    assert conductor(*words).out == "1 images in 'here'\n"
+    (image,) = (file for file in Path("here/images").glob("*.png") if not file.stem.endswith("masks"))
+    made = image.stat().st_mtime_ns
+    assert conductor(*words, "--methods", "full,no-injection").out == "2 images in 'here'\n"
+    assert image.stat().st_mtime_ns == made
     more = conductor(*words, "--methods", "full,no-injection,no-alignment")
-    assert re.search(r"^3 of 3 pictures, \d+\.\d s each, 0:00:00 left: without alignment: ", more.err, re.MULTILINE)
+    assert re.search(r"^3 of 3 images, \d+\.\d s each, 0:00:00 left: without alignment: ", more.err, re.MULTILINE)
     conductor(*words, "--methods", "full,no-injection")
     manifest = json.loads(Path("here/manifest.json").read_text())
     assert (manifest["status"], manifest["jobs"]) == ("finished", {"asked": 2, "finished": 2})
@@ -39,14 +39,14 @@ def test_interrupted_it_keeps_what_is_done_and_says_so(
     conductor, benchmark_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(LocalRunner):
-        def paint_all(self, jobs, on_step):  # type: ignore[no-untyped-def]
-            yield next(super().paint_all(jobs, on_step))
+        def generate_all(self, jobs, on_step):  # type: ignore[no-untyped-def]
+            yield next(super().generate_all(jobs, on_step))
             raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate, "runner_for", lambda address: Interrupted())
     outcome = conductor("evaluate", benchmark_file, "--only-images", "--out", "here")
     assert outcome.status == 130
-    assert "interrupted: 1 of 16 pictures are finished and kept in 'here'" in outcome.err
+    assert "interrupted: 1 of 16 images are finished and kept in 'here'" in outcome.err
     assert json.loads(Path("here/manifest.json").read_text())["status"] == "interrupted"
 
 
@@ -57,11 +57,11 @@ def test_the_pace_counts_only_what_is_made(monkeypatch: pytest.MonkeyPatch) -> N
     assert pace.line(1) is None  # what was found takes no time
     pace.begin(40)
     now = 20.0
-    assert pace.line(42) == "42 of 100 pictures, 10.0 s each, 0:09:40 left"
+    assert pace.line(42) == "42 of 100 images, 10.0 s each, 0:09:40 left"
     now = 45.0
     assert pace.line(44) is None  # said half a minute ago
     now = 60.0
-    assert pace.line(46) == "46 of 100 pictures, 10.0 s each, 0:09:00 left"
+    assert pace.line(46) == "46 of 100 images, 10.0 s each, 0:09:00 left"
     assert pace.line(100) is not None  # the last one always
 
 
@@ -132,12 +132,12 @@ def test_the_smallest_benchmark_from_end_to_end(conductor, monkeypatch: pytest.M
     assert conductor(*words).out == outcome.out
     assert {file: file.stat().st_mtime_ns for file in Path("here/scores").rglob("*.json")} == scored
 
-    assert conductor("study", "here", "--pictures", "2").out == "here/study/index.html\n"
+    assert conductor("study", "here", "--images", "2").out == "here/study/index.html\n"
     key = json.loads(Path("here/study-key.json").read_text())
     with open("answers.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["study", "rater", "picture", "question", "answer"])
-        for name, entry in key["pictures"].items():
+        writer.writerow(["study", "rater", "image", "question", "answer"])
+        for name, entry in key["images"].items():
             mark = 5 if entry["method"] == "full" else 2
             writer.writerows([key["study"], "me", name, question, mark] for question in ("text", "dog-noto"))
     table = conductor("study", "here", "--answers", "answers.csv", "answers.csv").out

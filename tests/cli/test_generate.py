@@ -52,7 +52,7 @@ def test_everything_is_written(conductor, recipe: Path, quick) -> None:
     assert set(record["sha256"]["files"]) == {"chow_dog.pth", "siberian_cat.pth", "ref.png", "mask1.png", "mask2.png"}
     with Image.open(folder / "grid.png") as grid, Image.open(folder / "seed-0000.png") as first:
         assert first.size == (128, 128)
-        assert grid.size == (2 * (256 + 4) + 4,) * 2  # the layout and two pictures, twice their size to be seen
+        assert grid.size == (2 * (256 + 4) + 4,) * 2  # the layout and two images, twice their size to be seen
     with Image.open(folder / "seed-0000-mask-1-chow_dog.png") as mask:
         assert np.asarray(mask)[:32].all()
         assert not np.asarray(mask)[32:].any()
@@ -61,8 +61,8 @@ def test_everything_is_written(conductor, recipe: Path, quick) -> None:
 def test_masks_in_colours_are_large_enough_to_be_seen(conductor, recipe: Path, quick) -> None:
     assert conductor("generate", recipe, "--seeds", "0").status == 0
     with Image.open("outputs/pets/seed-0000-masks.png") as overlay:
-        assert overlay.size == (512, 512)  # of a picture of 128
-        assert overlay.getpixel((500, 300)) == (0, 10, 20)  # outside of the masks the picture is as it was
+        assert overlay.size == (512, 512)  # of an image of 128
+        assert overlay.getpixel((500, 300)) == (0, 10, 20)  # outside of the masks the image is as it was
         assert overlay.getpixel((500, 100)) != (0, 10, 20)
 
 
@@ -109,8 +109,8 @@ def test_previews(conductor, recipe: Path, quick) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (KeyboardInterrupt(), 130, "interrupted: 1 of 2 pictures are finished and kept in 'here'\n"),
-        (torch.cuda.OutOfMemoryError("x"), 1, "1 of 2 pictures are finished and kept in 'here'\nthe GPU ran out of"),
+        (KeyboardInterrupt(), 130, "interrupted: 1 of 2 images are finished and kept in 'here'\n"),
+        (torch.cuda.OutOfMemoryError("x"), 1, "1 of 2 images are finished and kept in 'here'\nthe GPU ran out of"),
     ],
 )
 def test_what_was_finished_is_kept(
@@ -130,7 +130,7 @@ def test_nothing_is_written_where_nothing_was_finished(conductor, recipe: Path, 
     quick.errors[0] = KeyboardInterrupt()
     outcome = conductor("generate", recipe)
     assert outcome.status == 130
-    assert "no picture was finished" in outcome.err
+    assert "no image was finished" in outcome.err
     assert not Path("outputs").exists()
 
 
@@ -357,12 +357,12 @@ def test_the_real_pipeline_through_the_python_face(recipe: Path, tiny_pipe: Conc
     chosen = generate.with_seeds(Recipe.load(recipe), "4")
     chosen = chosen.model_copy(update={"inversion": chosen.inversion.model_copy(update={"steps": 2})})
     steps: list[tuple[bool, int]] = []
-    (picture,) = chosen.run(tiny_pipe, lambda report: steps.append((report.preview is None, report.step)))
+    (image,) = chosen.run(tiny_pipe, lambda report: steps.append((report.preview is None, report.step)))
     assert steps == [(True, 1), (True, 2), (False, 1), (False, 2)]  # inverted, then denoised
-    assert picture.seed == 4
-    assert picture.image.size == (128, 128)
-    assert picture.masks.shape[0] == 2
-    assert picture.provenance.model is None
+    assert image.seed == 4
+    assert image.image.size == (128, 128)
+    assert image.masks.shape[0] == 2
+    assert image.provenance.model is None
 
 
 def test_loading_a_model(recipe: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from concept_conductor import ConceptConductorPipeline
 from concept_conductor.grounding.grounder import Segment
 from concept_conductor.io.images import RECIPE_KEY, read_recipe, save_png
-from concept_conductor.pipeline.text_to_image import PlainPictures
+from concept_conductor.pipeline.text_to_image import PlainImages
 from concept_conductor.recipes import load_layout, runner, show_layout
 from concept_conductor.recipes.provenance import Provenance
 from concept_conductor.recipes.run_folder import file_name
@@ -64,7 +64,7 @@ def in_mask(file: Path) -> np.ndarray:
 
 
 class Finds:
-    """Finds each of the words once, side by side, in pictures whose hash is even, and a crowd in no picture."""
+    """Finds each of the words once, side by side, in images whose hash is even, and a crowd in no image."""
 
     def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
         if not self.accepts(image):
@@ -94,9 +94,9 @@ def finds(tiny_pipe: ConceptConductorPipeline, monkeypatch: pytest.MonkeyPatch) 
 
 
 def accepted(pipe: ConceptConductorPipeline, grounder: Finds, prompt: str) -> int:
-    """The first seed whose picture the grounder accepts."""
-    paint = PlainPictures(pipe, steps=2, guidance_scale=7.5, width=128, height=128)
-    return next(seed for seed in range(20) if grounder.accepts(paint(prompt, seed)))
+    """The first seed whose image the grounder accepts."""
+    text_to_image = PlainImages(pipe, steps=2, guidance_scale=7.5, width=128, height=128)
+    return next(seed for seed in range(20) if grounder.accepts(text_to_image(prompt, seed)))
 
 
 def test_a_collage_is_written_with_its_masks(conductor, spec: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_collage_is_written_with_its_masks(conductor, spec: Path) -> None:
     [
         ("position: [30, 90]", "position: [300, 90]", "cut-out 1 of 3 lies outside of the collage of 128x128 pixels"),
         ("mask: cat-mask.png", "mask: dog.png", "collage.yaml, line 5: 'layout.collage.cutouts[1]': the cut-out's"),
-        ("cat.png, mask: cat-mask.png", "cat.png", "line 5: 'layout.collage.cutouts[1]': a cut-out needs a picture"),
+        ("cat.png, mask: cat-mask.png", "cat.png", "line 5: 'layout.collage.cutouts[1]': a cut-out needs an image"),
         ("size: [128, 128]\n", "", "a colour has no size of its own; give 'size: [width, height]' in pixels"),
         ("size: [128, 128]", "size: [99999, 128]", "line 2: 'size[0]': expected a number less than or equal to 8192"),
         ("dog.png", "none.png", "line 4: 'layout.collage.cutouts[0].image': there is no file"),
@@ -163,10 +163,10 @@ def test_a_recipe_with_a_collage_can_be_replayed_without_the_collages_own_file(
     assert quick.calls[1]["layout"].image == quick.calls[0]["layout"].image
     assert quick.calls[1]["layout"].edit == quick.calls[0]["layout"].edit
     Image.new("RGBA", (40, 30), "red").save(spec.parent / "dog.png")
-    assert "cuttings/dog.png' is not the file that made this picture" in conductor("replay", "made/seed-0004.png").err
+    assert "cuttings/dog.png' is not the file that made this image" in conductor("replay", "made/seed-0004.png").err
 
 
-def test_a_strangers_picture_cannot_have_a_file_read_as_a_collage(
+def test_a_strangers_image_cannot_have_a_file_read_as_a_collage(
     conductor, recipe: Path, spec: Path, quick, tmp_path: Path
 ) -> None:
     with_layout(recipe, "  {collage: cuttings/collage.yaml, prompt: A dog and a cat.}\n")
@@ -207,7 +207,7 @@ def test_another_checkpoint_generates_and_is_recorded_and_verified(conductor, re
     assert record.recipe.layout is not None and record.recipe.layout.generated is not None
     assert record.recipe.layout.generated.guidance_scale == 3
     (other / "model_index.json").write_text("{}")
-    assert "other' is not the file that made this picture" in conductor("replay", "made/seed-0004.png").err
+    assert "other' is not the file that made this image" in conductor("replay", "made/seed-0004.png").err
 
 
 @pytest.mark.parametrize("layout", ["{prompt: a sky, seed: 3}", "{prompt: a sky}"])
@@ -217,8 +217,8 @@ def test_a_collages_background_is_generated(
     spec.write_text(COLLAGE.replace("{colour: skyblue}", layout))
     with_layout(recipe, "  {collage: cuttings/collage.yaml, prompt: A dog and a cat.}\n")
     assert conductor("layout", "show", recipe, "--out", "seen").status == 0
-    paint = PlainPictures(tiny_pipe, steps=2, guidance_scale=7.5, width=128, height=128)
-    expected = np.asarray(paint("a sky", 3 if "seed" in layout else 0))
+    text_to_image = PlainImages(tiny_pipe, steps=2, guidance_scale=7.5, width=128, height=128)
+    expected = np.asarray(text_to_image("a sky", 3 if "seed" in layout else 0))
     with Image.open("seen/layout-image.png") as image:
         assert np.array_equal(np.asarray(image)[:10], expected[:10])  # above all cut-outs
 
@@ -308,10 +308,10 @@ def test_showing_boxes_shows_what_a_run_starts_with(
     boxes = "boxes: [[6, 6, 90, 186], [102, 6, 186, 186]]"
     with_layout(recipe, f"  {{image: ref.png, prompt: A dog and a cat., {boxes}{edit}}}\n")
     assert conductor("layout", "show", recipe, "--out", "seen").status == 0
-    (picture,) = Recipe.load(recipe).model_copy(update={"seeds": (0,)}).run(tiny_pipe)
+    (image,) = Recipe.load(recipe).model_copy(update={"seeds": (0,)}).run(tiny_pipe)
     for number, name in enumerate(("chow_dog", "siberian_cat")):
         shown = in_mask(Path(f"seen/layout-mask-{number + 1}-{name}.png"))
-        expected = Image.fromarray(picture.layout_masks[number]).resize(shown.shape, Image.Resampling.NEAREST)
+        expected = Image.fromarray(image.layout_masks[number]).resize(shown.shape, Image.Resampling.NEAREST)
         assert np.array_equal(shown, np.asarray(expected))
 
 
@@ -320,7 +320,7 @@ def test_a_recipe_without_layout_has_none_to_show(conductor, tmp_path: Path) -> 
     assert "there is no layout to show" in conductor("layout", "show", tmp_path / "plain.yaml").err
 
 
-def test_pictures_of_cutouts_are_not_held_without_end(conductor, spec: Path, monkeypatch) -> None:
+def test_images_of_cutouts_are_not_held_without_end(conductor, spec: Path, monkeypatch) -> None:
     monkeypatch.setattr(load_layout, "MOST_TOGETHER", 1000)
     outcome = conductor("layout", "collage", spec, "--out", "here")
     assert outcome.status == 1

@@ -1,4 +1,4 @@
-"""Recipes that place concepts in a picture: made, made again, and what is said of those that cannot be."""
+"""Recipes that place concepts in an image: made, made again, and what is said of those that cannot be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from concept_conductor.recipes.provenance import Provenance
-from tests.conftest import picture
+from tests.conftest import tiny_image
 
 LAYOUT = """\
 layout:
@@ -32,7 +32,7 @@ placement:
 @pytest.fixture
 def placing(recipe: Path) -> Path:
     """The recipe, with one concept replacing what is in a box and one added."""
-    picture("init").resize((128, 128)).save(recipe.parent / "init.png")
+    tiny_image("init").resize((128, 128)).save(recipe.parent / "init.png")
     Image.new("RGB", (30, 20), "red").save(recipe.parent / "cat.png")
     Image.new("L", (30, 20), "white").save(recipe.parent / "cat-mask.png")
     recipe.write_text(recipe.read_text().replace(LAYOUT, PLACEMENT).replace("steps: 999", "steps: 2"))
@@ -73,7 +73,7 @@ def test_made_and_made_again(conductor: Callable, placing: Path) -> None:
         ("{box: [8, 8, 50, 60]}", "{mask: no.png}", 13, "there is no file"),
         ("size: 40", "box: [1, 2, 3, 4]", 14, "either 'box' or 'point' (with 'size'), where it goes"),
         ("point: [90, 80], size: 40", "box: [1, 2, 3, 4], size: 40", 14, "a 'size' goes with 'point'"),
-        ("mask: cat-mask.png, ", "", 14, "a cut-out needs a picture with transparency (RGBA), or a mask"),
+        ("mask: cat-mask.png, ", "", 14, "a cut-out needs an image with transparency (RGBA), or a mask"),
         ("mask: cat-mask.png", "mask: init.png", 14, "but its mask 128x128; expected the same"),
         ("mask: cat-mask.png", "mask: cat-mask.png, words: a cat", 14, "'mask' or 'words' to cut it out by, not both"),
         (
@@ -83,7 +83,7 @@ def test_made_and_made_again(conductor: Callable, placing: Path) -> None:
             "either 'replace' or 'add', exactly one",
         ),
         ("point: [90, 80]", "point: [90, 180]", 12, "the point (90, 180) lies outside of the image of 128x128"),
-        ("  prompt: A dog in the street.\n", "", 9, "the placement needs 'prompt', what the picture shows as it is"),
+        ("  prompt: A dog in the street.\n", "", 9, "the placement needs 'prompt', what the image shows as it is"),
         ("  objects:", "  mask: cat-mask.png\n  objects:", 9, "exactly one of the two"),
         ("steps: 2\n", "steps: 2\n" + LAYOUT, 16, "the placement's objects are the layout already"),
     ],

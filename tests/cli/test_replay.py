@@ -1,4 +1,4 @@
-"""`conductor replay`: the same picture from the same files, and nothing taken from strangers unchecked."""
+"""`conductor replay`: the same image from the same files, and nothing taken from strangers unchecked."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from tests.conftest import TINY
 
 
 @pytest.fixture
-def picture(conductor, recipe: Path, quick) -> Path:
-    """A picture, as generate made it."""
+def image(conductor, recipe: Path, quick) -> Path:
+    """An image, as generate made it."""
     assert conductor("generate", recipe, "--seeds", "7", "--out", "made").status == 0
     quick.calls.clear()
     return Path("made/seed-0007.png").resolve()
 
 
-def tampered(picture: Path, **changes: object) -> None:
+def tampered(file: Path, **changes: object) -> None:
     """Change the record in a PNG as a stranger could."""
-    record = json.loads(read_recipe(picture))
+    record = json.loads(read_recipe(file))
     for path, value in changes.items():
         *parents, last = path.split("__")
         target = record
         for part in parents:
             target = target[int(part) if part.isdigit() else part]
         target[last] = value
-    with Image.open(picture) as image:
-        save_png(image.copy(), picture, {images.RECIPE_KEY: json.dumps(record)})
+    with Image.open(file) as image:
+        save_png(image.copy(), file, {images.RECIPE_KEY: json.dumps(record)})
 
 
-def test_the_same_picture_again(conductor, picture: Path, quick) -> None:
-    outcome = conductor("replay", picture, "--out", "again")
+def test_the_same_image_again(conductor, image: Path, quick) -> None:
+    outcome = conductor("replay", image, "--out", "again")
     assert outcome.status == 0, outcome.err
     assert outcome.out == f"{Path('again/seed-0007.png')}: identical, pixel for pixel\n"
     (call,) = quick.calls
@@ -48,7 +48,7 @@ def test_the_same_picture_again(conductor, picture: Path, quick) -> None:
     assert json.loads(again.out)["identical"] is True
 
 
-def test_the_real_pipeline_makes_the_same_picture_again(conductor, recipe: Path) -> None:
+def test_the_real_pipeline_makes_the_same_image_again(conductor, recipe: Path) -> None:
     recipe.write_text(recipe.read_text().replace("steps: 999", "steps: 2") + "paths_per_forward: 1\n")
     assert conductor("generate", recipe, "--seeds", "3", "--out", "made").status == 0
     outcome = conductor("replay", "made/seed-0003.png", "--json")
@@ -56,45 +56,43 @@ def test_the_real_pipeline_makes_the_same_picture_again(conductor, recipe: Path)
     assert json.loads(outcome.out)["identical"]
 
 
-def test_changed_and_missing_files_are_named(conductor, recipe: Path, picture: Path, quick) -> None:
+def test_changed_and_missing_files_are_named(conductor, recipe: Path, image: Path, quick) -> None:
     with open(recipe.parent / "chow_dog.pth", "ab") as file:
         file.write(b"!")
     (recipe.parent / "mask2.png").unlink()
-    outcome = conductor("replay", picture)
+    outcome = conductor("replay", image)
     assert outcome.status == 1
     first, second = outcome.err.splitlines()
-    assert "chow_dog.pth' is not the file that made this picture" in first
+    assert "chow_dog.pth' is not the file that made this image" in first
     assert second.startswith("'mask2.png' is missing in")
     assert not quick.calls
     assert not Path("replayed").exists()
 
 
-def test_moved_files_are_found_in_root_by_their_names(conductor, recipe: Path, picture: Path, tmp_path: Path) -> None:
+def test_moved_files_are_found_in_root_by_their_names(conductor, recipe: Path, image: Path, tmp_path: Path) -> None:
     shutil.move(recipe.parent, tmp_path / "elsewhere")
-    assert conductor("replay", picture).status == 1
-    assert conductor("replay", picture, "--root", tmp_path / "elsewhere").status == 0
+    assert conductor("replay", image).status == 1
+    assert conductor("replay", image, "--root", tmp_path / "elsewhere").status == 0
 
 
-def test_nothing_outside_of_root_is_read(conductor, picture: Path, tmp_path: Path) -> None:
+def test_nothing_outside_of_root_is_read(conductor, image: Path, tmp_path: Path) -> None:
     root = tmp_path / "recipes"
     secret = tmp_path / "secret.png"
     shutil.move(root / "ref.png", secret)
     for name in ("../secret.png", str(secret)):
-        tampered(
-            picture, recipe__layout__image=name, files={**json.loads(read_recipe(picture))["files"], name: "0" * 64}
-        )
-        outcome = conductor("replay", picture, "--root", root)
+        tampered(image, recipe__layout__image=name, files={**json.loads(read_recipe(image))["files"], name: "0" * 64})
+        outcome = conductor("replay", image, "--root", root)
         assert outcome.status == 1
         assert f"'{name}' is missing in" in outcome.err
     os.symlink(secret, root / "link.png")
-    tampered(picture, recipe__layout__image="link.png")
-    assert "'link.png' is missing in" in conductor("replay", picture, "--root", root).err
+    tampered(image, recipe__layout__image="link.png")
+    assert "'link.png' is missing in" in conductor("replay", image, "--root", root).err
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/"])
-def test_devices_and_folders_are_not_read(conductor, picture: Path, name: str) -> None:
-    tampered(picture, recipe__layout__image=name)
-    outcome = conductor("replay", picture)
+def test_devices_and_folders_are_not_read(conductor, image: Path, name: str) -> None:
+    tampered(image, recipe__layout__image=name)
+    outcome = conductor("replay", image)
     assert outcome.status == 1
     assert f"'{name}' is no ordinary file" in outcome.err
 
@@ -102,38 +100,38 @@ def test_devices_and_folders_are_not_read(conductor, picture: Path, name: str) -
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="there is no /proc")
 @pytest.mark.parametrize("field", ["recipe__model", "recipe__concepts__0__file", "recipe__layout__image"])
 @pytest.mark.parametrize("name", ["pipe", "/proc/version"])
-def test_pipes_and_the_kernels_files_are_not_read(conductor, picture: Path, tmp_path: Path, field, name: str) -> None:
+def test_pipes_and_the_kernels_files_are_not_read(conductor, image: Path, tmp_path: Path, field, name: str) -> None:
     if name == "pipe":
         name = str(tmp_path / name)
         os.mkfifo(name)
-    tampered(picture, **{field: name})
-    outcome = conductor("replay", picture)
+    tampered(image, **{field: name})
+    outcome = conductor("replay", image)
     assert outcome.status == 1
     assert outcome.err == f"'{name}' is no ordinary file\n"
 
 
-def test_a_file_that_the_record_has_no_hash_for_is_refused(conductor, picture: Path, quick) -> None:
-    tampered(picture, files={})
-    outcome = conductor("replay", picture)
+def test_a_file_that_the_record_has_no_hash_for_is_refused(conductor, image: Path, quick) -> None:
+    tampered(image, files={})
+    outcome = conductor("replay", image)
     assert outcome.status == 1
     assert len(outcome.err.splitlines()) == 5
     assert not quick.calls
 
 
-def test_models_are_verified_and_not_downloaded_unasked(conductor, picture: Path, quick) -> None:
-    tampered(picture, model="0" * 64)
-    assert "is not the one that made this picture: its files differ" in conductor("replay", picture).err
-    assert "is not the one that made this picture" in conductor("replay", picture, "--model", TINY).err
-    tampered(picture, recipe__model="stranger/model")
-    assert "to have it downloaded, say so with --model stranger/model" in conductor("replay", picture).err
+def test_models_are_verified_and_not_downloaded_unasked(conductor, image: Path, quick) -> None:
+    tampered(image, model="0" * 64)
+    assert "is not the one that made this image: its files differ" in conductor("replay", image).err
+    assert "is not the one that made this image" in conductor("replay", image, "--model", TINY).err
+    tampered(image, recipe__model="stranger/model")
+    assert "to have it downloaded, say so with --model stranger/model" in conductor("replay", image).err
     assert not quick.calls
 
 
-def test_folders_named_in_a_picture_are_not_written_to(conductor, picture: Path, quick, tmp_path: Path) -> None:
+def test_folders_named_in_an_image_are_not_written_to(conductor, image: Path, quick, tmp_path: Path) -> None:
     tampered(
-        picture, recipe__output=str(tmp_path / "evil"), recipe__inversion={"steps": 2, "cache": str(tmp_path / "evil")}
+        image, recipe__output=str(tmp_path / "evil"), recipe__inversion={"steps": 2, "cache": str(tmp_path / "evil")}
     )
-    assert conductor("replay", picture).status == 0
+    assert conductor("replay", image).status == 0
     assert quick.calls[0]["inversion"].cache is True
     assert not (tmp_path / "evil").exists()
 
@@ -149,27 +147,27 @@ def test_folders_named_in_a_picture_are_not_written_to(conductor, picture: Path,
         ({"files": []}, "line 1: 'files': expected a group of fields, but it is a list"),
     ],
 )
-def test_a_damaged_record(conductor, picture: Path, changes: dict[str, object], said: str) -> None:
-    tampered(picture, **changes)
-    outcome = conductor("replay", picture)
+def test_a_damaged_record(conductor, image: Path, changes: dict[str, object], said: str) -> None:
+    tampered(image, **changes)
+    outcome = conductor("replay", image)
     assert outcome.status == 1
     assert said in outcome.err
 
 
-def test_an_edited_picture_is_not_the_same(conductor, picture: Path) -> None:
-    record = read_recipe(picture)
-    save_png(Image.fromarray(np.full((128, 128, 3), 200, np.uint8)), picture, {images.RECIPE_KEY: record})
-    outcome = conductor("replay", picture)
+def test_an_edited_image_is_not_the_same(conductor, image: Path) -> None:
+    record = read_recipe(image)
+    save_png(Image.fromarray(np.full((128, 128, 3), 200, np.uint8)), image, {images.RECIPE_KEY: record})
+    outcome = conductor("replay", image)
     assert outcome.status == 1
-    assert "is not the same picture" in outcome.err
+    assert "is not the same image" in outcome.err
 
 
-def test_a_picture_is_not_overwritten_by_its_replay(conductor, picture: Path) -> None:
-    outcome = conductor("replay", picture, "--out", picture.parent)
+def test_an_image_is_not_overwritten_by_its_replay(conductor, image: Path) -> None:
+    outcome = conductor("replay", image, "--out", image.parent)
     assert outcome.status == 1
     assert "choose another folder" in outcome.err
 
 
-def test_pictures_without_a_recipe(conductor, recipe: Path) -> None:
+def test_images_without_a_recipe(conductor, recipe: Path) -> None:
     assert "carries no recipe" in conductor("replay", recipe.parent / "ref.png").err
-    assert "there is no picture" in conductor("replay", "none.png").err
+    assert "there is no image" in conductor("replay", "none.png").err

@@ -14,7 +14,7 @@ from tests.evaluation.conftest import drawn, tiny_clip  # noqa: F401 - a fixture
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """References of two concepts, and two pictures, one of which carries a recipe."""
+    """References of two concepts, and two images, one of which carries a recipe."""
     folder, world = tmp_path_factory.mktemp("score"), CPU.world(None)
     for name in ("dog-noto", "mug-noto"):
         save_png(drawn(world, name.replace("-", "/"), seed=5), folder / name / "1.png")
@@ -31,7 +31,7 @@ def words(folder, monkeypatch):
     return ["score", "--model", "mini", "--references", "a dog=dog-noto", "--references", "a mug=mug-noto"]
 
 
-def test_json_has_a_row_for_each_picture(conductor, words, folder) -> None:
+def test_json_has_a_row_for_each_image(conductor, words, folder) -> None:
     outcome = conductor(*words, "out", "--prompt", "A dog and a mug.", "--json")
     assert outcome.status == 0, outcome.err
     both, mug = json.loads(outcome.out)
@@ -68,9 +68,9 @@ def test_prompt_comes_from_the_recipe_inside(conductor, words) -> None:
     [
         (["--metrics", "beauty"], "no metric 'beauty'; expected some of clip_i"),
         (["--references", "a cat"], "'a cat' is no concept; expected [NAME=]CLASS WORDS=PATH"),
-        (["--references", "a cat=gone"], "no picture or folder 'gone' of 'a cat'"),
-        (["--references", "a cat=."], "'.' holds no pictures"),
-        (["gone.png"], "no picture 'gone.png'"),
+        (["--references", "a cat=gone"], "no image or folder 'gone' of 'a cat'"),
+        (["--references", "a cat=."], "'.' holds no images"),
+        (["gone.png"], "no image 'gone.png'"),
         (["--place", "left"], "'left' is no place; expected a mask that is there, or left,top,right,bottom"),
         (["--place", "0,0,2,1"], "the place 0,0,2,1 is none"),
         (["--place", "0,0,0.5,1"], "1 places are given for the 2 concepts"),

@@ -73,7 +73,7 @@ def test_a_safety_checker(conductor, recipe: Path, quick, monkeypatch: pytest.Mo
     monkeypatch.setattr(quick, "safety_checker", torch.nn.Identity(), raising=False)
     outcome = conductor("generate", recipe, "--trace", "inside")
     assert outcome.status == 1
-    assert "no trace with this checkpoint: its safety checker judges finished pictures" in outcome.err
+    assert "no trace with this checkpoint: its safety checker judges finished images" in outcome.err
     assert not quick.calls
 
 

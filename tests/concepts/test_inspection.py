@@ -17,7 +17,7 @@ from concept_conductor.concepts.formats.convert import ConceptFormat
 from concept_conductor.concepts.inspection import inspect
 from concept_conductor.errors import ConceptFileError
 from tests.concepts.conftest import DIM, concept
-from tests.concepts.test_formats import same
+from tests.concepts.formats.test_formats import same
 from tests.conftest import TINY
 
 

@@ -1,4 +1,4 @@
-"""One picture of concepts of different kinds, through the pipeline."""
+"""One image of concepts of different kinds, through the pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, FamilyError, Layout
 from tests.concepts.models import packed_lora
 from tests.conftest import TINY as TINY_SD15
-from tests.conftest import VARIANTS, picture
+from tests.conftest import VARIANTS, tiny_image
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def mixed(tiny_pipe: ConceptConductorPipeline, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def call(tiny_call: dict[str, Any], mixed: list[ConceptPrompt]) -> dict[str, Any]:
-    masks = [picture("mask1"), picture("mask2"), picture("mask3")]
-    layout = Layout(picture("ref"), "A dog and a cat in the street.", masks)
+    masks = [tiny_image("mask1"), tiny_image("mask2"), tiny_image("mask3")]
+    layout = Layout(tiny_image("ref"), "A dog and a cat in the street.", masks)
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     return {**tiny_call, "concepts": mixed, "layout": layout, "num_inference_steps": 5, "latents": latents}
 
 
-def test_every_kind_has_its_part_in_the_picture(
+def test_every_kind_has_its_part_in_the_image(
     tiny_pipe: ConceptConductorPipeline, call: dict[str, Any], mixed: list[ConceptPrompt]
 ) -> None:
     assert mixed[1].variant("A dog and a cat on the beach.") == "A dog and a sks cat on the beach."
@@ -56,7 +56,7 @@ def test_every_kind_has_its_part_in_the_picture(
         assert (tiny_pipe(**{**call, "concepts": without}).images - together).norm() > 1e-3 * together.norm()
 
 
-def test_saved_as_ours_they_make_the_same_picture(
+def test_saved_as_ours_they_make_the_same_image(
     tiny_pipe: ConceptConductorPipeline, call: dict[str, Any], mixed: list[ConceptPrompt], tmp_path: Path
 ) -> None:
     again = [

@@ -1,4 +1,4 @@
-"""Four kinds of concepts in one picture of SDXL, the LoRAs as their own tools write them."""
+"""Four kinds of concepts in one image of SDXL, the LoRAs as their own tools write them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout
 from concept_conductor.concepts.formats.convert import ConceptFormat
 from tests.concepts.models import packed_lora
-from tests.conftest import TINY_XL, VARIANTS, picture
+from tests.conftest import TINY_XL, VARIANTS, tiny_image
 from tests.stability import unet_layer
 
 
@@ -65,7 +65,7 @@ def call(concepts: list[ConceptPrompt], tmp_path_factory: pytest.TempPathFactory
     return {
         "prompt": "A dog and a cat on the beach.",
         "concepts": concepts,
-        "layout": Layout(picture("ref"), "A dog and a cat in the street.", masks),
+        "layout": Layout(tiny_image("ref"), "A dog and a cat in the street.", masks),
         "num_inference_steps": 1,
         "inversion": Inversion(steps=1, cache=tmp_path_factory.mktemp("inversions")),
         "output_type": "latent",
@@ -75,13 +75,13 @@ def call(concepts: list[ConceptPrompt], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def together(tiny_xl: ConceptConductorPipeline, call: dict[str, Any]) -> Tensor:
-    """The picture's latents."""
+    """The image's latents."""
     images = tiny_xl(**call).images
     assert isinstance(images, Tensor)
     return images
 
 
-def test_every_kind_has_its_part_in_the_picture(
+def test_every_kind_has_its_part_in_the_image(
     tiny_xl: ConceptConductorPipeline, call: dict[str, Any], concepts: list[ConceptPrompt], together: Tensor
 ) -> None:
     kinds = [(bool(each.concept.unet), bool(each.concept.placeholders)) for each in concepts]
@@ -97,7 +97,7 @@ def test_every_kind_has_its_part_in_the_picture(
         assert (tiny_xl(**{**call, "concepts": others}).images - together).norm() > 1e-4 * together.norm()
 
 
-def test_kohyas_file_in_diffusers_names_makes_the_same_picture(
+def test_kohyas_file_in_diffusers_names_makes_the_same_image(
     tiny_xl: ConceptConductorPipeline,
     call: dict[str, Any],
     concepts: list[ConceptPrompt],

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of the models that measure, saved as the hub has them; drawn pictures."""
+"""Tiny random checkpoints of the models that measure, saved as the hub has them; drawn images."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def drawn(world: World, *designs: str, backdrop: int = 0, seed: int = 0) -> Imag
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random CLIP of pictures and texts."""
+    """A random CLIP of images and texts."""
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
     width = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -154,23 +154,23 @@ def test_a_fitted_cutout_stands_in_its_box_and_fills_it_one_way(
     assert abs(len(rows) - 20) <= 1 or abs(len(columns) - 30) <= 1
 
 
-def test_a_cutout_is_trimmed_and_stays_where_it_is_in_its_own_picture() -> None:
-    picture = Image.new("RGBA", (20, 20))
-    picture.paste((1, 2, 3, 255), (2, 5, 8, 9))
-    cutout = Cutout(picture)
+def test_a_cutout_is_trimmed_and_stays_where_it_is_in_its_own_image() -> None:
+    image = Image.new("RGBA", (20, 20))
+    image.paste((1, 2, 3, 255), (2, 5, 8, 9))
+    cutout = Cutout(image)
     assert cutout.image.size == (6, 4)
     assert cutout.position == (5, 7)
     (mask,) = Collage("white", [cutout], (20, 20)).masks
-    assert np.array_equal(mask, pixels(picture)[..., 3] > 0)
+    assert np.array_equal(mask, pixels(image)[..., 3] > 0)
 
 
-def test_a_mask_cuts_out_of_what_its_picture_shows() -> None:
-    picture = Image.new("RGBA", (4, 4), (9, 9, 9, 255))
-    picture.putpixel((1, 1), (0, 0, 0, 0))
+def test_a_mask_cuts_out_of_what_its_image_shows() -> None:
+    image = Image.new("RGBA", (4, 4), (9, 9, 9, 255))
+    image.putpixel((1, 1), (0, 0, 0, 0))
     mask = np.zeros((4, 4), dtype=bool)
     mask[:2, :2] = True
-    assert pixels(Cutout(picture, mask).image)[..., 3].tolist() == [[255, 255], [255, 0]]
-    assert Cutout(picture.convert("RGB"), mask).image.size == (2, 2)
+    assert pixels(Cutout(image, mask).image)[..., 3].tolist() == [[255, 255], [255, 0]]
+    assert Cutout(image.convert("RGB"), mask).image.size == (2, 2)
 
 
 def test_edges_do_not_darken_when_scaled() -> None:
@@ -188,7 +188,7 @@ def test_scenery_covers_but_has_no_mask() -> None:
     assert collage.image.getpixel((6, 10)) == COLOURS[1]
 
 
-def test_a_background_picture_is_cropped_to_the_size_asked_for() -> None:
+def test_a_background_image_is_cropped_to_the_size_asked_for() -> None:
     background = Image.new("RGB", (60, 20), "red")
     background.paste("blue", (20, 0, 40, 20))
     collage = Collage(background, [block(2, 2, 2, position=(5, 5))], (30, 30))
@@ -229,7 +229,7 @@ def test_cutouts_that_would_not_be_seen(cutouts: list[Cutout], sentence: str) ->
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"image": Image.new("RGB", (4, 4))}, "needs a picture with transparency"),
+        ({"image": Image.new("RGB", (4, 4))}, "needs an image with transparency"),
         ({"image": Image.new("RGBA", (4, 4))}, "nothing of the cut-out is visible"),
         ({"mask": np.zeros((4, 6))}, "nothing of the cut-out is visible"),
         ({"mask": np.ones((5, 6))}, "has 6x4 pixels, but its mask 6x5; expected the same"),

@@ -1,4 +1,4 @@
-"""Generated layouts: which candidate is taken, and which pictures objects are cut out of."""
+"""Generated layouts: which candidate is taken, and which images objects are cut out of."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from concept_conductor.grounding.grounder import Segment
 BACKGROUND = "#102030"
 
 
-def paint(prompt: str, seed: int) -> Image.Image:
-    """A picture that tells the grounder its seed."""
+def text_to_image(prompt: str, seed: int) -> Image.Image:
+    """An image that tells the grounder its seed."""
     return Image.new("RGB", (40, 40), (seed, len(prompt), 200))
 
 
 class Shows:
-    """Finds so many dogs and cats in the picture of each seed; ``whole`` are those that do not reach its edge."""
+    """Finds so many dogs and cats in the image of each seed; ``whole`` are those that do not reach its edge."""
 
     def __init__(self, counts: Sequence[tuple[int, int]], whole: Sequence[int] | None = None) -> None:
         self.counts, self.whole = counts, range(len(counts)) if whole is None else whole
@@ -52,15 +52,15 @@ class Shows:
     ],
 )
 def test_the_candidate_that_matches_the_words(counts: list[tuple[int, int]], seed: int) -> None:
-    layout = Layout.generate(paint, "pets", ["a dog", "a cat"], Shows(counts), range(len(counts)))
+    layout = Layout.generate(text_to_image, "pets", ["a dog", "a cat"], Shows(counts), range(len(counts)))
     assert layout.seeds == (seed,)
-    assert layout.image == paint("pets", seed)
+    assert layout.image == text_to_image("pets", seed)
     assert [int(np.flatnonzero(np.asarray(mask).any(0))[0]) for mask in layout.masks or ()] == [4, 10]
 
 
 def test_no_candidate_matches() -> None:
     with pytest.raises(ConductorError) as caught:
-        Layout.generate(paint, "pets", ["a dog", "a dog", "a cat"], Shows([(1, 1), (0, 0)]), [1, 0])
+        Layout.generate(text_to_image, "pets", ["a dog", "a dog", "a cat"], Shows([(1, 1), (0, 0)]), [1, 0])
     assert str(caught.value).startswith(
         "none of 2 generated candidates shows 2 of 'a dog', 1 of 'a cat' (found: seed 1: nothing; seed 0: 1 of 'a dog',"
     )
@@ -68,11 +68,13 @@ def test_no_candidate_matches() -> None:
 
 def boxed(words: list[str], grounder: Shows, seeds: Sequence[int]) -> Layout:
     boxes = [(0, 0, 20, 40), (20, 10, 40, 30)][: len(words)]
-    return Layout.from_boxes(paint, "pets", words, boxes, grounder, background=BACKGROUND, size=(40, 40), seeds=seeds)
+    return Layout.from_boxes(
+        text_to_image, "pets", words, boxes, grounder, background=BACKGROUND, size=(40, 40), seeds=seeds
+    )
 
 
 def taken(layout: Layout) -> list[int]:
-    """From which seed's picture each object is."""
+    """From which seed's image each object is."""
     pixels = np.asarray(layout.image)
     return [int(pixels[np.asarray(mask)][0, 0]) for mask in layout.masks or ()]
 
@@ -98,5 +100,5 @@ def test_with_the_seeds_that_were_taken_it_is_the_same_again() -> None:
 
 
 def test_an_object_that_is_nowhere() -> None:
-    with pytest.raises(ConductorError, match="'a cat' is found in none of the 2 pictures of 'a cat'; give"):
+    with pytest.raises(ConductorError, match="'a cat' is found in none of the 2 images of 'a cat'; give"):
         boxed(["a dog", "a cat"], Shows([(1, 0)] * 2), range(2))

@@ -1,4 +1,4 @@
-"""The judge: right on renderings it never saw, silent on pictures of nothing; each thing it says means what it says."""
+"""The judge: right on renderings it never saw, silent on images of nothing; each thing it says means what it says."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from concept_conductor.mini import JUDGE_FILE
-from concept_conductor.mini.judge import Judge, JudgeLoss, Network, examine, scramble, targets
+from concept_conductor.mini.judge import Judge, JudgeLoss, Network, examine, negatives, targets
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.world import World
 
@@ -21,7 +21,7 @@ def world() -> World:
     return CPU.world(None)
 
 
-def picture(image: torch.Tensor) -> Image.Image:
+def image(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
@@ -49,7 +49,7 @@ def test_silent_on_backgrounds_and_blobs(judge, world):
     backdrops = torch.arange(64) % len(world.backdrops)
     empty = world.draw(torch.full((64, 3), -1), backdrops, torch.Generator().manual_seed(0))
     assert sum(map(bool, judge.find_all(empty.images))) == 0
-    blobs = scramble(empty, torch.Generator().manual_seed(1))
+    blobs = negatives(empty, torch.Generator().manual_seed(1))
     assert sum(map(bool, judge.find_all(blobs))) <= 2
 
 
@@ -57,7 +57,7 @@ def test_two_of_one_design_are_two_findings(judge, world):
     twins = torch.tensor([[world.atlas.index("dog/noto")] * 2, [world.atlas.index("mug/emojione")] * 2])
     scenes = world.draw(twins, torch.tensor([0, 2]), torch.Generator().manual_seed(0))
     for image, name, masks in zip(scenes.images, ("dog/noto", "mug/emojione"), scenes.masks):
-        findings = judge.find(picture(image))
+        findings = judge.find(image(image))
         assert [finding.design for finding in findings] == [name, name]
         assert all(finding.class_name == name.split("/")[0] and 0.5 <= finding.score <= 1 for finding in findings)
         for finding, mask in zip(findings, masks.numpy()):
@@ -67,11 +67,11 @@ def test_two_of_one_design_are_two_findings(judge, world):
             assert 0 <= top < bottom <= 1
 
 
-def test_any_picture_size(judge, world):
+def test_any_image_size(judge, world):
     scene = world.draw(
         torch.tensor([[world.atlas.index("robot/noto")]]), torch.tensor([1]), torch.Generator().manual_seed(0)
     )
-    large = picture(scene.images[0]).resize((200, 200))
+    large = image(scene.images[0]).resize((200, 200))
     assert [finding.design for finding in judge.find(large)] == ["robot/noto"]
 
 

@@ -44,5 +44,5 @@ def test_no_path_of_the_machine_it_was_made_on():
 )
 def test_draws_what_the_prompt_says(pipe, prompt, classes):
     torch.set_num_threads(1)
-    picture = text_to_image(pipe, prompt, [0])[0]
-    assert [finding.class_name for finding in Judge.load().find(picture)] == classes
+    image = text_to_image(pipe, prompt, [0])[0]
+    assert [finding.class_name for finding in Judge.load().find(image)] == classes

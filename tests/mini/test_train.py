@@ -81,7 +81,7 @@ def test_the_judge_loads(trained):
     assert {name.split("/")[0] for name in judge.designs} == set(MICRO.classes)
 
 
-def test_whitening_changes_latents_but_no_picture():
+def test_whitening_changes_latents_but_no_image():
     torch.manual_seed(0)
     vae = build((8, 8, 8), 32)
     images = torch.rand(16, 3, 32, 32) * 2 - 1

@@ -16,7 +16,7 @@ from concept_conductor.grounding.judge import JudgeGrounder
 from concept_conductor.mini.arrangements import Arrangement, arrange
 from concept_conductor.mini.presets import CPU
 from concept_conductor.placement.placement import Placed
-from tests.conftest import picture
+from tests.conftest import tiny_image
 
 PROMPT = "a dog and a robot on the grass"
 WHITE = Image.new("L", (64, 64), "white")
@@ -117,7 +117,7 @@ def test_replaced_and_added_in_the_concepts_order(scene: Arrangement, judge: Jud
 def test_pixels_outside_are_the_originals(
     tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any], how: Any
 ) -> None:
-    image = picture("init").convert("RGB").resize((128, 128))
+    image = tiny_image("init").convert("RGB").resize((128, 128))
     objects = [Replace(box=(8, 8, 50, 60)), Add(block(), box=(70, 70, 110, 110))]
     placement, layout = Placement.of(image, "A street.", objects, layout_prompt="A street with a cat.", background=how)
     call = {**tiny_call, "layout": layout, "num_inference_steps": 5, "output_type": "pil"}
@@ -129,11 +129,11 @@ def test_pixels_outside_are_the_originals(
     assert changes[20:40, 20:40].all() and changes[80:100, 80:100].all()
 
 
-def test_a_picture_in_which_objects_are_replaced_is_inverted_once(
+def test_an_image_in_which_objects_are_replaced_is_inverted_once(
     tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any], tiny_concepts: dict[str, Any]
 ) -> None:
     def inversions(*objects: Replace | Add) -> int:
-        placement, layout = Placement.of(picture("init"), "A street.", objects, layout_prompt="A street.")
+        placement, layout = Placement.of(tiny_image("init"), "A street.", objects, layout_prompt="A street.")
         finished: list[int] = []
         call = {**tiny_call, "concepts": [tiny_concepts["chow_dog"]], "layout": layout, "num_inference_steps": 2}
         call["inversion"] = Inversion(steps=2, cache=False)

@@ -1,4 +1,4 @@
-"""On the embedded model heat and clusters lie on the objects that the judge finds in the finished picture."""
+"""On the embedded model heat and clusters lie on the objects that the judge finds in the finished image."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from concept_conductor.io.tensors import to_uint8
 from concept_conductor.method.refinement import iou
 from concept_conductor.method.sampling import sample
 from concept_conductor.mini.judge import Judge
-from concept_conductor.pipeline.inputs import filled, initial_latents, make_scene
-from concept_conductor.tracing.traced_paths import subjects_of
+from concept_conductor.pipeline.inputs import initial_latents, prepare_inputs, resolve_settings
+from concept_conductor.tracing.traced_paths import traced_paths_of
 from concept_conductor.tracing.views import Viewer
 
 STEPS, LOOKED_AT = 25, 15
@@ -28,7 +28,7 @@ SCENES = [("mug", "robot", "beach"), ("car", "backpack", "snow")]
 def test_heat_and_clusters_lie_on_the_objects() -> None:
     pipe, judge = ConceptConductorPipeline.from_pretrained("mini"), Judge.load()
     backbone = pipe.backbone
-    settings = filled(
+    settings = resolve_settings(
         backbone.defaults, steps=STEPS, guidance_scale=2.5, alignment=None, injection=None, refinement=None,
         inversion=Inversion(cache=False), paths_per_forward=None,
     )  # fmt: skip
@@ -36,8 +36,8 @@ def test_heat_and_clusters_lie_on_the_objects() -> None:
     for first, second, place in SCENES:
         prompt = f"a {first} and a {second} on the {place}"
         noise = initial_latents(backbone, (64, 64), 1, torch.Generator().manual_seed(0), None)
-        scene = make_scene(backbone, settings, (64, 64), noise, prompt, "", [], None)
-        viewer = Viewer(backbone, *subjects_of(Trace("nowhere"), backbone, prompt, [], None), clusters=5)
+        scene = prepare_inputs(backbone, settings, (64, 64), noise, prompt, "", [], None)
+        viewer = Viewer(backbone, *traced_paths_of(Trace("nowhere"), backbone, prompt, [], None), clusters=5)
         with closing(sample(backbone, scene, settings, observed={LOOKED_AT})) as running:
             steps = list(running)
         (view,) = viewer.view(steps[LOOKED_AT]).paths

@@ -18,9 +18,9 @@ from concept_conductor import Alignment, ConceptConductorPipeline, ConductorErro
 from concept_conductor.denoiser import attention
 from concept_conductor.method import sampling
 from concept_conductor.method.sampling import Step, sample
-from concept_conductor.pipeline.inputs import filled, initial_latents, make_scene
+from concept_conductor.pipeline.inputs import initial_latents, prepare_inputs, resolve_settings
 from concept_conductor.settings import Inversion
-from tests.conftest import TINY_XL, picture
+from tests.conftest import TINY_XL, tiny_image
 
 STEPS = 2
 """Both aligned, the last refines masks."""
@@ -89,12 +89,12 @@ def test_nothing_is_recorded_when_off(
 def steps(tiny_pipe: ConceptConductorPipeline, call: dict[str, Any]) -> Iterator[list[Step]]:
     """A run's steps, looked into at the odd ones."""
     backbone = tiny_pipe.backbone
-    settings = filled(
+    settings = resolve_settings(
         backbone.defaults, steps=5, guidance_scale=7.5, alignment=Alignment(), injection=Injection(),
         refinement=Refinement(start=0.6, end=0.6), inversion=call["inversion"], paths_per_forward=2,
     )  # fmt: skip
     noise = initial_latents(backbone, (128, 128), 2, seeded(), None)
-    scene = make_scene(backbone, settings, (128, 128), noise, call["prompt"], "", call["concepts"], call["layout"])
+    scene = prepare_inputs(backbone, settings, (128, 128), noise, call["prompt"], "", call["concepts"], call["layout"])
     with closing(sample(backbone, scene, settings, observed={1, 3})) as running:
         yield list(running)
 
@@ -115,7 +115,7 @@ def test_steps_carry_what_was_asked_for(tiny_pipe: ConceptConductorPipeline, ste
     assert torch.equal(refined.fused.grid, steps[3].masks)
 
 
-def test_the_clean_picture_is_the_schedulers(tiny_pipe: ConceptConductorPipeline, steps: list[Step]) -> None:
+def test_the_clean_image_is_the_schedulers(tiny_pipe: ConceptConductorPipeline, steps: list[Step]) -> None:
     """DDIM without noise: the next latents follow from x0 and the latents before, which x0 was predicted from."""
     step = steps[3]
     assert step.observation is not None
@@ -214,7 +214,7 @@ def test_parts_that_are_off(
 def test_sdxl(tiny_xl: ConceptConductorPipeline, tmp_path: Path) -> None:
     call: dict[str, Any] = {
         "prompt": "A dog on the beach.",
-        "layout": Layout(picture("ref", TINY_XL), "A dog in the street.", masks=[]),
+        "layout": Layout(tiny_image("ref", TINY_XL), "A dog in the street.", masks=[]),
         "num_inference_steps": 2,
         "inversion": Inversion(steps=2, cache=False),
         "output_type": "latent",

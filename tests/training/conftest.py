@@ -21,7 +21,7 @@ SIDE = 64
 
 @pytest.fixture(scope="session")
 def published() -> Backbone:
-    """A random SD1.5 of the published layout; latents of 64 px pictures are 8x8."""
+    """A random SD1.5 of the published layout; latents of 64 px images are 8x8."""
     return ConceptConductorPipeline.from_pretrained(TINY, torch_dtype=torch.float32).backbone
 
 
@@ -43,8 +43,8 @@ def backbone(published: Backbone) -> Backbone:
     return SD15Backbone(
         unet=unet,
         vae=published.vae,
-        text_encoder=published.readers[0].encoder,
-        tokenizer=published.readers[0].tokenizer,
+        text_encoder=published.text_encoders[0].model,
+        tokenizer=published.text_encoders[0].tokenizer,
         scheduler=published.scheduler,
         defaults=published.defaults.overridden({"layout_layer": layer, "mask_layer": layer}),
         device=published.device,

@@ -79,9 +79,7 @@ def test_samples_without_background_are_left_out() -> None:
     seed=st.integers(0, 99),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_placing_stays_in_picture_and_canvas(
-    width: int, height: int, resolution: int, crop: float, seed: int
-) -> None:
+def test_a_placing_stays_in_image_and_canvas(width: int, height: int, resolution: int, crop: float, seed: int) -> None:
     placing = place((width, height), resolution, crop, Random(seed))
     left, top, right, bottom = placing.box
     assert 0 <= left < right <= width
@@ -123,7 +121,7 @@ def test_without_padding_a_square_with_some_of_the_subject_fills_the_canvas(
     assert subject.any() or min(width, height) > 64  # where it is scaled down, a pixel of it may get lost
 
 
-def test_a_picture_of_the_models_size_is_not_scaled_without_padding() -> None:
+def test_an_image_of_the_models_size_is_not_scaled_without_padding() -> None:
     noise = Image.effect_noise((64, 64), 100).convert("RGB")
     example = Example("a", noise)
     pixels, _ = canvas(example, place_subject(example, 64, Augmentation(padding=False), Random(0)), 64)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from concept_conductor import Concept
 from concept_conductor.backbones.base import Backbone
-from concept_conductor.denoiser.lora import Scaled
+from concept_conductor.denoiser.lora import ScaledUpdates
 from concept_conductor.method.sampling import sample_alone
 from concept_conductor.training.trainer import Trainer, train
 from tests.training.conftest import recipe
@@ -54,7 +54,7 @@ def test_the_loss_falls_and_everything_moves(backbone_xl: Backbone, photos: Path
 
 def test_each_encoder_has_its_own_initialiser(backbone_xl: Backbone, photos: Path) -> None:
     concept = Trainer(backbone_xl, recipe(photos)).concept()
-    for reader, table in zip(backbone_xl.readers, concept.tokens, strict=True):
+    for reader, table in zip(backbone_xl.text_encoders, concept.tokens, strict=True):
         word = reader.tokenizer("a", add_special_tokens=False).input_ids[0]
         assert torch.equal(table["<toy_2>"], reader.embedding.weight[word].expand(backbone_xl.text_layers, -1))
         assert table["<toy_1>"].std() == pytest.approx(0.013, rel=0.6)
@@ -89,7 +89,7 @@ def test_resumed_equals_uninterrupted(backbone_xl: Backbone, photos: Path) -> No
 
 
 @pytest.mark.parametrize("file", ["toy.safetensors", "toy.pth"])
-def test_the_file_loads_and_makes_pictures(backbone_xl: Backbone, photos: Path, tmp_path: Path, file: str) -> None:
+def test_the_file_loads_and_makes_images(backbone_xl: Backbone, photos: Path, tmp_path: Path, file: str) -> None:
     form = "ours" if file.endswith("s") else "mixofshow"
     samples = {"prompts": ["a <TOK>"], "steps": 2, "weights": [0.0, 1.0]}
     config = recipe(photos, steps=2, output=tmp_path / file, format=form, samples=samples, learning_rates=FAST)
@@ -102,7 +102,7 @@ def test_the_file_loads_and_makes_pictures(backbone_xl: Backbone, photos: Path, 
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     (text,) = backbone_xl.encode_concept_prompts(loaded, 0.7, ["a <toy_1> <toy_2>"])
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.isfinite(sample_alone(backbone_xl, text, Scaled(loaded.unet, 0.7), latents, 2, 1.0)).all()
+    assert torch.isfinite(sample_alone(backbone_xl, text, ScaledUpdates(loaded.unet, 0.7), latents, 2, 1.0)).all()
 
 
 def test_the_text_of_training_is_that_of_sampling(backbone_xl: Backbone, photos: Path) -> None:

@@ -70,7 +70,7 @@ def test_training_lowers_both_losses(backbone: Backbone, photos: Path, weight: f
 
 def test_the_model_is_what_it_was(backbone: Backbone, photos: Path) -> None:
     before, processors = weights(backbone), dict(backbone.unet.attn_processors)
-    modules = [dict(model.named_modules()) for model in (backbone.unet, backbone.readers[0].encoder)]
+    modules = [dict(model.named_modules()) for model in (backbone.unet, backbone.text_encoders[0].model)]
     run(Trainer(backbone, recipe(photos, learning_rates={"unet": 1e-2, "text_encoder": 1e-2})))
     with closing(Trainer(backbone, recipe(photos, steps=9)).run(resume=False)) as steps:
         next(steps)  # closed half way
@@ -78,14 +78,14 @@ def test_the_model_is_what_it_was(backbone: Backbone, photos: Path) -> None:
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(processor is processors[name] for name, processor in backbone.unet.attn_processors.items())
-    for was, model in zip(modules, (backbone.unet, backbone.readers[0].encoder), strict=True):
+    for was, model in zip(modules, (backbone.unet, backbone.text_encoders[0].model), strict=True):
         assert all(was[name] is module for name, module in model.named_modules())
     assert not any(parameter.requires_grad for parameter in backbone.unet.parameters())
 
 
 def test_it_starts_from_the_model_itself(published: Backbone, photos: Path) -> None:
     concept = Trainer(published, recipe(photos, rank=3)).concept()
-    (reader,) = published.readers
+    (reader,) = published.text_encoders
     vector = reader.embedding.weight[reader.tokenizer("a").input_ids[1]]
     assert torch.equal(concept.tokens[0]["<toy_2>"], vector.expand(16, -1))
     assert concept.tokens[0]["<toy_1>"].std() == pytest.approx(0.013, rel=0.5)

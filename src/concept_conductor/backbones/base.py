@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from concept_conductor.backbones.conditioning import Conditioning, placeholder_embeddings, tokenize
 from concept_conductor.backbones.defaults import Defaults
-from concept_conductor.backbones.text_encoders import TextReader
+from concept_conductor.backbones.text_encoders import TextEncoder
 from concept_conductor.concepts import families
 from concept_conductor.concepts.concept import Concept
-from concept_conductor.denoiser.layers import cross_attention_names, plain
-from concept_conductor.denoiser.lora import Scaled, check_fit, pathwise
+from concept_conductor.denoiser.layers import cross_attention_names, unwrap_compiled
+from concept_conductor.denoiser.lora import ScaledUpdates, check_fit, pathwise
 from concept_conductor.denoiser.paths import AllRows
 from concept_conductor.errors import ConceptFileError, ConductorError, FamilyError
 
@@ -38,7 +38,7 @@ class Backbone(ABC):
         foreign_parts: the pipeline components that only other families have.
         family_defaults: the family's settings.
         unet, vae: the networks.
-        readers: the text encoders.
+        text_encoders: the text encoders.
         scheduler: DDIM, made from the checkpoint's own configuration.
         defaults: the settings that hold where a caller says None.
     """
@@ -54,14 +54,14 @@ class Backbone(ABC):
         *,
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
-        readers: tuple[TextReader, ...],
+        text_encoders: tuple[TextEncoder, ...],
         scheduler: Any,
         defaults: Defaults,
         device: torch.device,
     ) -> None:
         self.unet = unet
         self.vae = vae
-        self.readers = readers
+        self.text_encoders = text_encoders
         self.scheduler = ddim(scheduler)
         self.defaults = defaults
         self.device = device
@@ -74,7 +74,7 @@ class Backbone(ABC):
     @property
     def models(self) -> tuple[nn.Module, ...]:
         """Every network."""
-        return (self.vae, *(reader.encoder for reader in self.readers), self.unet)
+        return (self.vae, *(text_encoder.model for text_encoder in self.text_encoders), self.unet)
 
     @property
     def layout_layer(self) -> str:
@@ -120,7 +120,7 @@ class Backbone(ABC):
             self.scheduler.config, clip_sample=False, timestep_spacing="leading", prediction_type="epsilon"
         )
 
-    def noise_in(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+    def to_epsilon(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """The noise in ``latents``, given what the U-Net predicts of them when told that their timestep is ``t``.
 
         While sampling the scheduler does the same. In inversion latents and ``t`` are a step apart, and velocity has
@@ -131,13 +131,13 @@ class Backbone(ABC):
         alpha = self.scheduler.alphas_cumprod.to(latents.device)[t]
         return (alpha.sqrt() * prediction.float() + (1 - alpha).sqrt() * latents.float()).to(latents.dtype)
 
-    def clean_in(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+    def pred_original_sample(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
         """The clean latents that the U-Net's ``prediction`` at timestep ``t`` stands for (x0), in fp32."""
         alpha = self.scheduler.alphas_cumprod.to(latents.device)[t]
-        noise = self.noise_in(latents.float(), prediction.float(), t)
+        noise = self.to_epsilon(latents.float(), prediction.float(), t)
         return (latents.float() - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
-    def read(
+    def encode(
         self, texts: Sequence[str], tokens: Sequence[Mapping[str, Tensor]], positions: Mapping[str, int] | None = None
     ) -> Conditioning:
         """A prompt as all text encoders read it, a text for each cross-attention layer; gradients reach ``tokens``.
@@ -152,12 +152,12 @@ class Backbone(ABC):
             as pooled text that of layer 0.
         """
         hidden, pooled = [], None
-        for reader, text, table in zip(self.readers, texts, tokens, strict=True):
-            tokenized = tokenize(reader.tokenizer, text, tuple(table), positions)
+        for text_encoder, text, table in zip(self.text_encoders, texts, tokens, strict=True):
+            tokenized = tokenize(text_encoder.tokenizer, text, tuple(table), positions)
             # one text serves all layers where no placeholder has vectors of its own for each
             rows = max((table[name].shape[-2] for name in tokenized.placeholders.values()), default=1)
-            with placeholder_embeddings(reader.embedding, [tokenized], table, rows):
-                states, summary = reader(tokenized.ids.expand(rows, -1).to(self.device))
+            with placeholder_embeddings(text_encoder.embedding, [tokenized], table, rows):
+                states, summary = text_encoder(tokenized.ids.expand(rows, -1).to(self.device))
             hidden.append(states.expand(self.text_layers, -1, -1))  # (layers, tokens, dim)
             if summary is not None:
                 pooled = summary[0].to(self.dtype)[None, None]
@@ -174,7 +174,7 @@ class Backbone(ABC):
         Raises:
             ConductorError: ``prompt_2`` is given to a model with one text encoder.
         """
-        return self.read(self._texts(prompt, prompt_2), [{}] * len(self.readers))
+        return self.encode(self._texts(prompt, prompt_2), [{}] * len(self.text_encoders))
 
     @torch.no_grad()
     def encode_concept_prompts(
@@ -190,17 +190,17 @@ class Backbone(ABC):
         """
         second = prompts_2 if prompts_2 is not None else [None] * len(prompts)
         with ExitStack() as stack:
-            for reader, update in zip(self.readers, concept.text_encoders):
-                stack.enter_context(pathwise(reader.encoder, [Scaled(update, weight)], AllRows()))
-            tokens = concept.tokens if concept.placeholders else [{}] * len(self.readers)
+            for text_encoder, update in zip(self.text_encoders, concept.text_encoders):
+                stack.enter_context(pathwise(text_encoder.model, [ScaledUpdates(update, weight)], AllRows()))
+            tokens = concept.tokens if concept.placeholders else [{}] * len(self.text_encoders)
             texts = [self._texts(*both) for both in zip(prompts, second, strict=True)]
-            return [self.read(pair, tokens, concept.positions) for pair in texts]
+            return [self.encode(pair, tokens, concept.positions) for pair in texts]
 
     def _texts(self, prompt: str, prompt_2: str | None) -> list[str]:
         """The text of each text encoder."""
         if prompt_2 is None:
-            return [prompt] * len(self.readers)
-        if len(self.readers) == 1:
+            return [prompt] * len(self.text_encoders)
+        if len(self.text_encoders) == 1:
             raise ConductorError(
                 f"prompt_2 is for a second text encoder, but {self.name} has one; leave it out, or use SDXL"
             )
@@ -213,16 +213,16 @@ class Backbone(ABC):
             FamilyError: it was made for another family.
             ConceptFileError: it has weights for layers that this model lacks, or has in another shape.
         """
-        families.check(concept, self.unet.config.cross_attention_dim, len(self.readers))
-        for reader, table in zip(self.readers, concept.tokens):
+        families.check(concept, self.unet.config.cross_attention_dim, len(self.text_encoders))
+        for text_encoder, table in zip(self.text_encoders, concept.tokens):
             for placeholder, vectors in table.items():
-                if vectors.shape[-1] != reader.dim or vectors.shape[-2] not in (1, self.text_layers):
+                if vectors.shape[-1] != text_encoder.dim or vectors.shape[-2] not in (1, self.text_layers):
                     raise FamilyError(
                         f"the placeholder {placeholder} of the concept '{concept.name}' has embeddings of shape "
-                        f"{tuple(vectors.shape)}, but this model needs ({self.text_layers}, {reader.dim}); "
+                        f"{tuple(vectors.shape)}, but this model needs ({self.text_layers}, {text_encoder.dim}); "
                         "use a concept trained on a model of this family"
                     )
-        networks = (plain(self.unet), *(reader.encoder for reader in self.readers))
+        networks = (unwrap_compiled(self.unet), *(text_encoder.model for text_encoder in self.text_encoders))
         for network, updates in zip(networks, (concept.unet, *concept.text_encoders)):
             try:
                 check_fit(network, updates)
@@ -288,7 +288,7 @@ class Backbone(ABC):
         digest = sha256()
         for model in self.models:
             digest.update(stable_text(model.config).encode())
-            for name, tensor in sorted(plain(model).state_dict().items()):
+            for name, tensor in sorted(unwrap_compiled(model).state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         digest.update(stable_text(self.scheduler.config).encode())

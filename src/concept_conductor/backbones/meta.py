@@ -23,7 +23,7 @@ TEXT_ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelW
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class MetaModel:
     """What a model looks like.
 
     Attributes:
@@ -35,7 +35,7 @@ class Blueprint:
     folder: Path | None = field(default=None)
 
     @classmethod
-    def read(cls, folder: Path) -> Blueprint:
+    def read(cls, folder: Path) -> MetaModel:
         """The configurations in a diffusers folder.
 
         Raises:
@@ -55,7 +55,7 @@ class Blueprint:
         return cls(configs, folder)
 
     @classmethod
-    def published(cls, family: str) -> Blueprint:
+    def published(cls, family: str) -> MetaModel:
         """The shapes in which a family was published (SD1.5 at 512 px, SD2.1 at 768 px, SDXL at 1024 px)."""
         return cls(PUBLISHED[family])
 

@@ -9,7 +9,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.defaults import Defaults, TrainingDefaults
-from concept_conductor.backbones.text_encoders import TextReader
+from concept_conductor.backbones.text_encoders import TextEncoder
 from concept_conductor.settings import Alignment, Refinement
 
 SD15_DEFAULTS = Defaults(
@@ -32,7 +32,7 @@ class SD15Backbone(Backbone):
     family_defaults: ClassVar[Defaults] = SD15_DEFAULTS
 
     def __init__(self, *, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, **others: Any) -> None:
-        super().__init__(readers=(TextReader(text_encoder, tokenizer),), **others)
+        super().__init__(text_encoders=(TextEncoder(text_encoder, tokenizer),), **others)
 
     @classmethod
     def fits(cls, components: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.backbones.defaults import Defaults, TrainingDefaults
-from concept_conductor.backbones.text_encoders import PenultimateReader
+from concept_conductor.backbones.text_encoders import PenultimateTextEncoder
 from concept_conductor.settings import Alignment, LearningRates, Ranks, Refinement
 
 SDXL_DEFAULTS = Defaults(
@@ -51,8 +51,11 @@ class SDXLBackbone(Backbone):
         tokenizer_2: CLIPTokenizer,
         **others: Any,
     ) -> None:
-        readers = (PenultimateReader(text_encoder, tokenizer), PenultimateReader(text_encoder_2, tokenizer_2))
-        super().__init__(readers=readers, **others)
+        text_encoders = (
+            PenultimateTextEncoder(text_encoder, tokenizer),
+            PenultimateTextEncoder(text_encoder_2, tokenizer_2),
+        )
+        super().__init__(text_encoders=text_encoders, **others)
 
     @classmethod
     def fits(cls, components: Mapping[str, Any]) -> bool:

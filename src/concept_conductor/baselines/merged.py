@@ -12,7 +12,7 @@ from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.concepts.concept import Concept
 from concept_conductor.concepts.data import LowRank, Update
 from concept_conductor.concepts.prompt import ConceptPrompt
-from concept_conductor.denoiser.lora import Scaled
+from concept_conductor.denoiser.lora import ScaledUpdates
 from concept_conductor.errors import ConductorError
 from concept_conductor.method.sampling import sample_alone
 from concept_conductor.pipeline.pipeline import ConceptConductorPipeline
@@ -76,21 +76,21 @@ def sample_merged(
     guidance_scale: float,
     negative_prompt: str = "",
 ) -> Tensor:
-    """Pictures by the one model that every concept, at its own weight, is merged into.
+    """Images by the one model that every concept, at its own weight, is merged into.
 
     Args:
         latents: the initial noise, ``(images, 4, h, w)``.
 
     Returns:
-        Pictures ``(images, 3, H, W)`` in 0..1.
+        Images ``(images, 3, H, W)`` in 0..1.
     """
     backbone = pipe.backbone
     weighted = [
         Concept(
             entry.concept.name,
             entry.concept.tokens,
-            tuple(Scaled(encoder, entry.weight) for encoder in entry.concept.text_encoders),
-            Scaled(entry.concept.unet, entry.weight),
+            tuple(ScaledUpdates(encoder, entry.weight) for encoder in entry.concept.text_encoders),
+            ScaledUpdates(entry.concept.unet, entry.weight),
         )
         for entry in concepts
     ]

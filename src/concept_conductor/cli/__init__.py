@@ -18,7 +18,7 @@ from concept_conductor._version import __version__
 
 DEBUG = "--debug"
 NEEDS_LESS = (
-    "set 'paths_per_forward: 1' in the recipe, make the picture smaller, or ask conductor doctor RECIPE.yaml which "
+    "set 'paths_per_forward: 1' in the recipe, make the image smaller, or ask conductor doctor RECIPE.yaml which "
     "settings make it fit"
 )
 
@@ -32,13 +32,13 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "generate": Entry("generate", "generate", "Make the pictures of a recipe."),
-    "replay": Entry("replay", "replay", "Make a picture again from the recipe inside it."),
+    "generate": Entry("generate", "generate", "Make the images of a recipe."),
+    "replay": Entry("replay", "replay", "Make an image again from the recipe inside it."),
     "doctor": Entry("doctor", "doctor", "Say what a recipe needs before it runs, and what is wrong with it."),
-    "score": Entry("score", "score", "Measure how well pictures show their concepts and fit their prompt."),
-    "evaluate": Entry("evaluate", "evaluate", "Make a benchmark's pictures by several methods, and compare them."),
-    "study": Entry("study", "study", "Make a user study of a benchmark's pictures, or its table."),
-    "train": Entry("train", "train", "Learn a concept from a few pictures."),
+    "score": Entry("score", "score", "Measure how well images show their concepts and fit their prompt."),
+    "evaluate": Entry("evaluate", "evaluate", "Make a benchmark's images by several methods, and compare them."),
+    "study": Entry("study", "study", "Make a user study of a benchmark's images, or its table."),
+    "train": Entry("train", "train", "Learn a concept from a few images."),
     "layout": Entry("layout", "app", "Look at layouts, and make collages."),
     "concept": Entry("concept", "app", "Look into concept files and convert them."),
     "mini": Entry("mini", "app", "Train the embedded model, and measure it."),
@@ -93,7 +93,7 @@ def conductor(
     ] = False,
     debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; may stand anywhere.")] = False,
 ) -> None:
-    """Concept Conductor: several personalized concepts in one picture."""
+    """Concept Conductor: several personalized concepts in one image."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`conductor evaluate`: make a benchmark's pictures by several methods, score them, write tables and a page."""
+"""`conductor evaluate`: make a benchmark's images by several methods, score them, write tables and a page."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def evaluate(
     ray: Annotated[
         str | None,
         typer.Option(
-            help="Make the pictures on a Ray cluster: HOST:PORT, ray://HOST:PORT, auto or local.", metavar="ADDRESS"
+            help="Make the images on a Ray cluster: HOST:PORT, ray://HOST:PORT, auto or local.", metavar="ADDRESS"
         ),
     ] = None,
     worker_cpus: Annotated[
@@ -64,7 +64,7 @@ def evaluate(
         Path | None, typer.Option(help="Write the benchmark to this file, to start your own from, and stop.")
     ] = None,
 ) -> None:
-    """Make a benchmark's pictures by several methods, score them, and write tables, plots and a page.
+    """Make a benchmark's images by several methods, score them, and write tables, plots and a page.
 
     May be interrupted, run again and extended at any time: only what is missing is made or measured.
     """
@@ -92,23 +92,23 @@ def evaluate(
     for name in chosen.concepts:
         references_of(chosen, name, folder.references)  # a design that there is not is said before the long part
     jobs = plan(chosen, wanted, folder.layouts)
-    make_pictures(chosen, folder, jobs, runner)
+    make_images(chosen, folder, jobs, runner)
     if only_images:
-        typer.echo(f"{len(jobs)} pictures in '{folder.path}'")
+        typer.echo(f"{len(jobs)} images in '{folder.path}'")
         return
-    score_pictures(chosen, folder, jobs, measured)
+    score_images(chosen, folder, jobs, measured)
 
 
 def write_copy(name: str, target: Path) -> None:
     """Write a shipped benchmark as a file."""
     from concept_conductor.evaluation.benchmark.shipped import SHIPPED, text_of
-    from concept_conductor.io.files import written_whole
+    from concept_conductor.io.files import atomic_write
 
     if name not in SHIPPED:
         raise ConductorError(f"there is no shipped benchmark '{name}'; there are: {', '.join(SHIPPED)}")
     if target.exists():
         raise ConductorError(f"'{target}' is there already; give another name with --write")
-    with written_whole(target) as file:
+    with atomic_write(target) as file:
         file.write(text_of(name).encode())
     typer.echo(str(target))
 
@@ -130,7 +130,7 @@ def checked_metrics(names: Sequence[str] | None) -> list[str] | None:
 
 
 def runner_for(address: str | None) -> Runner:
-    """Who makes the pictures; a cluster that does not answer is said at once."""
+    """Who makes the images; a cluster that does not answer is said at once."""
     from concept_conductor.evaluation.benchmark.runner import LocalRunner
 
     return LocalRunner() if address is None else ray_runner(address)
@@ -150,7 +150,7 @@ def ray_runner(address: str | None, *cpus: int) -> Runner:
     return RayRunner(reach(address), *cpus)
 
 
-def make_pictures(benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], runner: Runner) -> None:
+def make_images(benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], runner: Runner) -> None:
     """Make what is missing, with a progress bar on stderr; what is done stays, however it ends."""
     from concept_conductor.evaluation.benchmark.runner import run
 
@@ -175,20 +175,20 @@ def make_pictures(benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Jo
     except KeyboardInterrupt:
         status = "interrupted"
         typer.echo(
-            f"interrupted: {len(done)} of {len(jobs)} pictures are finished and kept in '{folder.path}'; the same "
+            f"interrupted: {len(done)} of {len(jobs)} images are finished and kept in '{folder.path}'; the same "
             "command goes on from there",
             err=True,
         )
         raise typer.Exit(130) from None
     except Exception:
         if done:
-            typer.echo(f"{len(done)} of {len(jobs)} pictures are finished and kept in '{folder.path}'", err=True)
+            typer.echo(f"{len(done)} of {len(jobs)} images are finished and kept in '{folder.path}'", err=True)
         raise
     finally:
         folder.write_manifest(benchmark, jobs, status)
 
 
-def score_pictures(
+def score_images(
     benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], metrics: Sequence[str] | None
 ) -> None:
     """Score, write, and print the table."""
@@ -207,10 +207,10 @@ def score_pictures(
 
 @dataclass
 class Pace:
-    """How fast pictures are made, in a line now and then, for logs that show no bar.
+    """How fast images are made, in a line now and then, for logs that show no bar.
 
     Attributes:
-        total: pictures.
+        total: images.
         every: seconds between two lines.
     """
 
@@ -221,7 +221,7 @@ class Pace:
     _said: float = -math.inf
 
     def begin(self, found: int) -> None:
-        """``found`` pictures are there, the others are made from now on."""
+        """``found`` images are there, the others are made from now on."""
         self._found, self._start = found, time.monotonic()
 
     def line(self, done: int) -> str | None:
@@ -232,7 +232,7 @@ class Pace:
         self._said = now
         each = (now - self._start) / (done - self._found)
         left = timedelta(seconds=round(each * (self.total - done)))
-        return f"{done} of {self.total} pictures, {each:.1f} s each, {left} left"
+        return f"{done} of {self.total} images, {each:.1f} s each, {left} left"
 
 
 def progress_bar() -> Progress:
@@ -241,5 +241,5 @@ def progress_bar() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    # of the last hour's pace: methods differ in speed, and pictures that were there already took no time
+    # of the last hour's pace: methods differ in speed, and images that were there already took no time
     return Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600)

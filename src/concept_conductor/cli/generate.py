@@ -1,4 +1,4 @@
-"""`conductor generate`: make the pictures of a recipe."""
+"""`conductor generate`: make the images of a recipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from concept_conductor.recipes.schema.recipe import Recipe
 
 PREVIEWS = 10
-"""Previews of a picture, evenly over its steps."""
+"""Previews of an image, evenly over its steps."""
 
 
 def generate(
@@ -29,14 +29,14 @@ def generate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results.", show_default="the recipe's, or outputs/NAME")
     ] = None,
-    previews: Annotated[bool, typer.Option("--previews", help="Also write the pictures as they form.")] = False,
+    previews: Annotated[bool, typer.Option("--previews", help="Also write the images as they form.")] = False,
     trace: Annotated[
         Path | None,
         typer.Option(help="Folder for a look inside the runs: attention, masks, losses, and a page to scrub through."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run's record as JSON, and no progress.")] = False,
 ) -> None:
-    """Make the pictures of a recipe, one for each seed.
+    """Make the images of a recipe, one for each seed.
 
     Writes each with its masks, the layout, a contact sheet (grid.png) and run.json. Every PNG carries its recipe:
     `conductor replay` makes it again.
@@ -57,13 +57,13 @@ def generate(
     start = time.perf_counter()
     hide_loading_bars()
     from concept_conductor.recipes.run_folder import RunFolder
-    from concept_conductor.recipes.runner import Rendering
+    from concept_conductor.recipes.runner import RecipeRunner
 
-    rendering = Rendering.prepare(chosen)
-    if (previews or trace is not None) and rendering.pipe.safety_checker is not None:
+    runner = RecipeRunner.prepare(chosen)
+    if (previews or trace is not None) and runner.pipe.safety_checker is not None:
         what = "are no previews" if previews else "is no trace"
-        raise ConductorError(f"there {what} with this checkpoint: its safety checker judges finished pictures")
-    run = RunFolder(folder, rendering, recipe, time.perf_counter() - start)
+        raise ConductorError(f"there {what} with this checkpoint: its safety checker judges finished images")
+    run = RunFolder(folder, runner, recipe, time.perf_counter() - start)
     status = "failed"
     try:
         make_all(run, previews=previews, trace=trace, quiet=as_json)
@@ -91,8 +91,8 @@ def generate(
 
 def kept(run: RunFolder) -> str:
     """What is left of a run that did not end well."""
-    done, asked = len(run.finished), len(run.rendering.recipe.seeds)
-    return f"{done} of {asked} pictures are finished and kept in '{run.path}'" if done else "no picture was finished"
+    done, asked = len(run.finished), len(run.runner.recipe.seeds)
+    return f"{done} of {asked} images are finished and kept in '{run.path}'" if done else "no image was finished"
 
 
 def with_seeds(recipe: Recipe, seeds: str | None) -> Recipe:
@@ -108,11 +108,11 @@ def with_seeds(recipe: Recipe, seeds: str | None) -> Recipe:
 
 
 def make_all(run: RunFolder, *, previews: bool, trace: Path | None, quiet: bool) -> None:
-    """Make and write every picture, with a progress bar on stderr."""
+    """Make and write every image, with a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    seeds = run.rendering.recipe.seeds
+    seeds = run.runner.recipe.seeds
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True) as bar:
         task = bar.add_task("reading the prompts", total=None)
@@ -120,10 +120,10 @@ def make_all(run: RunFolder, *, previews: bool, trace: Path | None, quiet: bool)
         def after_step(report: StepReport) -> None:
             number = seeds.index(report.seed) + 1
             what = "inverting the layout for " if report.preview is None else ""
-            text = f"{what}picture {number} of {len(seeds)} (seed {report.seed})"
+            text = f"{what}image {number} of {len(seeds)} (seed {report.seed})"
             bar.update(task, description=text, completed=report.step, total=report.steps)
             if previews and report.preview is not None and report.step % max(1, report.steps // PREVIEWS) == 0:
                 run.preview(report.preview(), report.seed, report.step)
 
-        for picture in run.rendering.pictures(after_step, trace):
-            run.add(picture)
+        for image in run.runner.images(after_step, trace):
+            run.add(image)

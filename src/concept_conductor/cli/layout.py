@@ -11,7 +11,7 @@ from concept_conductor.cli import hide_loading_bars
 
 app = typer.Typer(help="Look at layouts, and make collages.", no_args_is_help=True, add_completion=False)
 
-Out = Annotated[Path | None, typer.Option(help="Folder for the pictures.", show_default="outputs/NAME")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the images.", show_default="outputs/NAME")]
 
 
 @app.command()
@@ -19,7 +19,7 @@ def show(
     recipe: Annotated[Path, typer.Argument(help="A recipe: YAML or JSON.", metavar="RECIPE.yaml", show_default=False)],
     out: Out = None,
 ) -> None:
-    """Write a recipe's layout with its masks in colours, and each mask, without making the recipe's pictures.
+    """Write a recipe's layout with its masks in colours, and each mask, without making the recipe's images.
 
     The model is loaded only where the layout has to be generated, or its regions found.
     """
@@ -28,9 +28,9 @@ def show(
     loaded = Recipe.load(recipe)
     hide_loading_bars()
     from concept_conductor.recipes.run_folder import write_layout
-    from concept_conductor.recipes.show_layout import look
+    from concept_conductor.recipes.show_layout import preview_layout
 
-    seen = look(loaded)
+    seen = preview_layout(loaded)
     for file in write_layout(out or Path("outputs") / recipe.stem, seen.layout.image, seen.masks, seen.names):
         typer.echo(file)
 
@@ -44,15 +44,15 @@ def collage(
     model: Annotated[str, typer.Option(help="What generates the background, where it has a prompt.")] = "mini",
     out: Out = None,
 ) -> None:
-    """Write a collage's picture and the mask of each of its cut-outs, ready for a recipe's image and masks."""
+    """Write a collage's image and the mask of each of its cut-outs, ready for a recipe's image and masks."""
     from concept_conductor.recipes.schema.recipe import collage_recipe
 
     loaded = collage_recipe(spec, model)
     hide_loading_bars()
     from concept_conductor.recipes.run_folder import write_layout
-    from concept_conductor.recipes.show_layout import look
+    from concept_conductor.recipes.show_layout import preview_layout
 
-    seen = look(loaded)
+    seen = preview_layout(loaded)
     folder = out or Path("outputs") / spec.stem
     for file in write_layout(folder, seen.layout.image, seen.masks, seen.names, preview=preview):
         typer.echo(file)

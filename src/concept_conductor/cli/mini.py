@@ -74,7 +74,7 @@ def report(
     model: Annotated[Path, typer.Option(help="The model.")] = MODEL_FOLDER,
     concepts: Annotated[Path, typer.Option(help="Folder of concepts, CLASS-STYLE.safetensors.")] = CONCEPTS_FOLDER,
     preset: Annotated[PresetName, typer.Option(help="The version that the model is.")] = PresetName.cpu,
-    seeds: Annotated[int, typer.Option(help="Pictures per prompt, from seeds 0, 1, ...", min=1)] = 2,
+    seeds: Annotated[int, typer.Option(help="Images per prompt, from seeds 0, 1, ...", min=1)] = 2,
     methods: Annotated[str, typer.Option(help="The rows, with commas between, or all.")] = ",".join(ROWS),
     pairs: Annotated[int, typer.Option(help="So many pairs of concepts, look-alikes first.", min=0)] = 10,
 ) -> None:
@@ -108,7 +108,7 @@ def placements(
         Background.inversion
     ),
 ) -> None:
-    """Measure with the judge how each concept is placed in pictures: in an object's stead, and beside one.
+    """Measure with the judge how each concept is placed in images: in an object's stead, and beside one.
 
     A line is printed for each placement, then the shares recognised and the lowest PSNR outside of the masks.
     """

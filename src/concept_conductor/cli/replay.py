@@ -1,4 +1,4 @@
-"""`conductor replay`: make a picture again from the recipe inside it."""
+"""`conductor replay`: make an image again from the recipe inside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.tracing.folder import check_folder, check_own
 
 SAME = 1.0
-"""Mean difference, in 255ths, up to which two pictures are the same to rounding."""
+"""Mean difference, in 255ths, up to which two images are the same to rounding."""
 
 
 def replay(
@@ -24,11 +24,11 @@ def replay(
     model: Annotated[
         str | None, typer.Option(help="Where the model is, if elsewhere; a hub id lets it be downloaded.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the new picture.")] = Path("replayed"),
+    out: Annotated[Path, typer.Option(help="Folder for the new image.")] = Path("replayed"),
     trace: Annotated[Path | None, typer.Option(help="Folder for a look inside, as of conductor generate.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what came out as JSON.")] = False,
 ) -> None:
-    """Make a picture again from the recipe inside it, after checking that its files are the same by their hashes."""
+    """Make an image again from the recipe inside it, after checking that its files are the same by their hashes."""
     import numpy as np
 
     from concept_conductor.io.images import load_image, save_png
@@ -39,21 +39,21 @@ def replay(
     original = np.asarray(load_image(image), dtype=np.float32)
     file = out / f"{image.stem}.png"
     if file.exists() and file.resolve() == image.resolve():
-        raise ConductorError(f"'{file}' is the picture itself; choose another folder with --out")
+        raise ConductorError(f"'{file}' is the image itself; choose another folder with --out")
     if trace is not None:
         check_folder(trace)
         check_own(trace, out)
 
     hide_loading_bars()
-    from concept_conductor.recipes.runner import Rendering
+    from concept_conductor.recipes.runner import RecipeRunner
 
-    rendering = Rendering.prepare(made.again(image, root), located=located)
-    if made.model is not None and rendering.provenance.model != made.model:  # one that was downloaded just now
+    runner = RecipeRunner.prepare(made.again(image, root), located=located)
+    if made.model is not None and runner.provenance.model != made.model:  # one that was downloaded just now
         raise ConductorError(f"the model '{model}' is not the one that made '{image}': its files differ")
-    picture = rendering.picture(made.seed, trace=trace)
-    save_png(picture.image, file, picture.provenance.metadata(file))
+    made_again = runner.image(made.seed, trace=trace)
+    save_png(made_again.image, file, made_again.provenance.metadata(file))
 
-    again = np.asarray(picture.image, dtype=np.float32)
+    again = np.asarray(made_again.image, dtype=np.float32)
     difference = np.abs(again - original) if again.shape == original.shape else np.full(1, 255.0)
     others = differing_versions(made.versions)
     if as_json:
@@ -68,4 +68,4 @@ def replay(
         typer.echo(f"{trace / 'index.html'}  a look inside")
     if difference.mean() > SAME:
         why = f"made with {', '.join(others)}" if others else "edited after it was made, or made on another device"
-        raise ConductorError(f"'{file}' is not the same picture as '{image}', which may have been {why}")
+        raise ConductorError(f"'{file}' is not the same image as '{image}', which may have been {why}")

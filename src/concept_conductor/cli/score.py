@@ -1,4 +1,4 @@
-"""`conductor score`: measure pictures that are there."""
+"""`conductor score`: measure images that are there."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from concept_conductor.evaluation.metrics.items import Item, Subject
+    from concept_conductor.evaluation.metrics.items import ConceptReference, Item
     from concept_conductor.evaluation.metrics.observed_image import Row
-    from concept_conductor.evaluation.metrics.places import Place
+    from concept_conductor.evaluation.metrics.places import Region
     from concept_conductor.io.pretrained import Checkpoint
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm")
 
 
 def score(
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of nothing else.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of nothing else.", show_default=False)],
     prompt: Annotated[
         str | None, typer.Option(help="What they were asked to show; by default what the recipe inside each says.")
     ] = None,
@@ -29,8 +29,8 @@ def score(
         typer.Option(
             "--references",
             "--concept",
-            help="A concept that they should show, as often as there are concepts: its class words and a picture or "
-            "folder of pictures of it, and a name where that is not the folder's.",
+            help="A concept that they should show, as often as there are concepts: its class words and an image or "
+            "folder of images of it, and a name where that is not the folder's.",
             metavar="[NAME=]CLASS WORDS=PATH",
         ),
     ] = None,
@@ -62,9 +62,9 @@ def score(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep numbers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all details.")] = False,
 ) -> None:
-    """Measure how well pictures show their concepts and fit their prompt.
+    """Measure how well images show their concepts and fit their prompt.
 
-    A table of the pictures and their mean; what each number means is in docs/metrics.md.
+    A table of the images and their mean; what each number means is in docs/metrics.md.
     """
     from concept_conductor.cli import hide_loading_bars
 
@@ -78,7 +78,7 @@ def score(
         find_metrics(named)
     concepts = tuple(_concept(text) for text in references or ())
     belong = tuple(_place(text) for text in places or ())
-    items = [_item(file, prompt, concepts, belong) for file in _pictures(images)]
+    items = [_item(file, prompt, concepts, belong) for file in _images(images)]
     instruments = Instruments.for_model(model, device, checkpoints=dict(_checkpoint(text) for text in checkpoint or ()))
     if named is None:
         chosen = find_metrics(default_metrics(instruments))
@@ -97,7 +97,7 @@ def score(
     Console(soft_wrap=True).print(*_tables(rows))
 
 
-def _pictures(given: list[Path]) -> list[Path]:
+def _images(given: list[Path]) -> list[Path]:
     """The files named, and those in the folders named."""
     from concept_conductor.errors import ConductorError
 
@@ -108,15 +108,15 @@ def _pictures(given: list[Path]) -> list[Path]:
             continue
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not found:
-            raise ConductorError(f"the folder '{path}' holds no pictures; expected {', '.join(SUFFIXES)}")
+            raise ConductorError(f"the folder '{path}' holds no images; expected {', '.join(SUFFIXES)}")
         files.extend(found)
     return files
 
 
-def _concept(text: str) -> Subject:
+def _concept(text: str) -> ConceptReference:
     """``[NAME=]CLASS WORDS=PATH``."""
     from concept_conductor.errors import ConductorError
-    from concept_conductor.evaluation.metrics.items import Subject
+    from concept_conductor.evaluation.metrics.items import ConceptReference
 
     parts = text.split("=")
     if len(parts) not in (2, 3) or not all(part.strip() for part in parts):
@@ -124,11 +124,11 @@ def _concept(text: str) -> Subject:
     *name, words, place = parts
     path = Path(place)
     if not path.exists():
-        raise ConductorError(f"there is no picture or folder '{path}' of '{words}'; check the path")
-    return Subject(name[0].strip() if name else path.stem, words.strip(), tuple(_pictures([path])))
+        raise ConductorError(f"there is no image or folder '{path}' of '{words}'; check the path")
+    return ConceptReference(name[0].strip() if name else path.stem, words.strip(), tuple(_images([path])))
 
 
-def _place(text: str) -> Place:
+def _place(text: str) -> Region:
     """A mask's file, or ``LEFT,TOP,RIGHT,BOTTOM``."""
     from concept_conductor.errors import ConductorError
 
@@ -157,7 +157,7 @@ def _checkpoint(text: str) -> tuple[str, Checkpoint]:
     return name, Checkpoint(place) if Path(place).exists() else Checkpoint(identifier, revision or None)
 
 
-def _item(file: Path, prompt: str | None, concepts: tuple[Subject, ...], places: tuple[Place, ...]) -> Item:
+def _item(file: Path, prompt: str | None, concepts: tuple[ConceptReference, ...], places: tuple[Region, ...]) -> Item:
     from concept_conductor.errors import ConductorError
     from concept_conductor.evaluation.metrics.items import Item
     from concept_conductor.io.images import read_recipe
@@ -179,7 +179,7 @@ def _unfolded(row: Row) -> dict[str, object]:
 
 
 def _tables(rows: list[Row]) -> list[RenderableType]:
-    """The pictures with their numbers and the mean; below it the mean of each metric by subject area."""
+    """The images with their numbers and the mean; below it the mean of each metric by subject area."""
     from rich.table import Table
 
     from concept_conductor.evaluation.metrics.segsim import AREAS
@@ -189,7 +189,7 @@ def _tables(rows: list[Row]) -> list[RenderableType]:
     areas = [f"{name}_{area}" for name in by_area for area in AREAS]
     plain = [name for name in numbers if name not in areas]
 
-    table = Table("picture", *plain)
+    table = Table("image", *plain)
     for row in rows:
         table.add_row(str(row["image"]), *(_shown(row[name]) for name in plain))
     if len(rows) > 1:

@@ -22,16 +22,16 @@ def study(
     answers: Annotated[
         list[Path] | None, typer.Option(help="Files of answers: print the table.", metavar="FILE.csv ...")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Pictures that each person judges, at most.", min=1)] = 40,
-    seed: Annotated[int, typer.Option(help="Chooses other pictures and names.", min=0)] = 0,
+    images: Annotated[int, typer.Option(help="Images that each person judges, at most.", min=1)] = 40,
+    seed: Annotated[int, typer.Option(help="Chooses other images and names.", min=0)] = 0,
     methods: Annotated[
         str | None, typer.Option(help="Names with commas between; all if not given.", metavar="NAME,...")
     ] = None,
 ) -> None:
-    """Make a page on which people judge pictures blind, or the table from their answers.
+    """Make a page on which people judge images blind, or the table from their answers.
 
-    The page (DIR/study) asks of each picture how well it fits its text, and how much each concept is like its
-    references, from 1 to 5. Whose pictures they are stands in DIR/study-key.json alone: give that to nobody.
+    The page (DIR/study) asks of each image how well it fits its text, and how much each concept is like its
+    references, from 1 to 5. Whose images they are stands in DIR/study-key.json alone: give that to nobody.
     """
     hide_loading_bars()
     from concept_conductor.evaluation.benchmark.results import read_manifest
@@ -49,15 +49,15 @@ def study(
         for name in wanted:
             if name not in manifest["methods"]:
                 known = ", ".join(manifest["methods"])
-                raise ConductorError(f"'{folder}' holds no pictures by a method '{name}'; it has: {known}")
-        found = [picture for picture in found if picture.method in wanted]
-    chosen = choose(found, pictures, seed)
-    page = write_study(folder, f"Judging {len(chosen)} pictures", chosen, seed)
+                raise ConductorError(f"'{folder}' holds no images by a method '{name}'; it has: {known}")
+        found = [image for image in found if image.method in wanted]
+    chosen = choose(found, images, seed)
+    page = write_study(folder, f"Judging {len(chosen)} images", chosen, seed)
     typer.echo(str(page))
 
 
 def shown(folder: Path, manifest: dict[str, Any]) -> list[Shown]:
-    """The pictures of a results folder.
+    """The images of a results folder.
 
     Raises:
         ConductorError: a reference is missing.
@@ -79,7 +79,7 @@ def shown(folder: Path, manifest: dict[str, Any]) -> list[Shown]:
             folder / "images" / f"{entry['key']}.png",
             {name: references[name] for name in entry["concepts"]},
         )
-        for entry in manifest["pictures"]
+        for entry in manifest["images"]
     ]
 
 
@@ -87,8 +87,8 @@ def print_table(rows: list[dict[str, Any]], titles: dict[str, str]) -> None:
     """As Markdown."""
     from concept_conductor.evaluation.report.table import shown_estimate
 
-    typer.echo("| method | people | pictures | text | image |\n| --- | ---: | ---: | ---: | ---: |")
+    typer.echo("| method | people | images | text | image |\n| --- | ---: | ---: | ---: | ---: |")
     for row in rows:
         text, image = (shown_estimate(*(row[f"{n}{end}"] for end in ("", "_low", "_high"))) for n in ("text", "image"))
         title = titles.get(row["method"], row["method"])
-        typer.echo(f"| {title} | {row['people']} | {row['pictures']} | {text} | {image} |")
+        typer.echo(f"| {title} | {row['people']} | {row['images']} | {text} | {image} |")

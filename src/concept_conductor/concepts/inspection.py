@@ -16,7 +16,7 @@ from torch import Tensor
 from concept_conductor.concepts import families
 from concept_conductor.concepts.data import ConceptPart, Update
 from concept_conductor.concepts.loader import format_of, read_files
-from concept_conductor.concepts.merge import joined
+from concept_conductor.concepts.merge import merge
 from concept_conductor.concepts.sources import find_files
 from concept_conductor.errors import ConductorError
 
@@ -127,7 +127,7 @@ def inspect(source: str | Path, revision: str | None = None) -> ConceptReport:
         files = read_files(paths)
         formats = [format_of(file) for file in files]
         kinds = sorted({reader.KIND for reader in formats})
-        concept = joined([reader.read(file) for reader, file in zip(formats, files)])
+        concept = merge([reader.read(file) for reader, file in zip(formats, files)])
         found = {"family": families.family_of(concept), **_contents(concept)}
     except ConductorError as error:
         found = {"problem": str(error)}

@@ -21,7 +21,7 @@ from concept_conductor.concepts.formats import (
     weight_file,
 )
 from concept_conductor.concepts.formats.weight_file import WeightFile
-from concept_conductor.concepts.merge import joined
+from concept_conductor.concepts.merge import merge
 from concept_conductor.concepts.sources import find_files
 from concept_conductor.errors import ConceptFileError
 
@@ -63,7 +63,7 @@ def load_part(source: str | Path, *others: str | Path, revision: str | None = No
     """
     given = (source, *others)
     files = [file for one in given for file in read_files(find_files(one, revision))]
-    concept = joined([format_of(file).read(file) for file in files])
+    concept = merge([format_of(file).read(file) for file in files])
     return replace(concept, source=" + ".join(map(str, given)))
 
 

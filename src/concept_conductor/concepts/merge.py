@@ -17,7 +17,7 @@ from concept_conductor.errors import ConceptFileError
 Value = TypeVar("Value")
 
 
-def joined(parts: Sequence[ConceptPart]) -> ConceptPart:
+def merge(parts: Sequence[ConceptPart]) -> ConceptPart:
     """All parts as one concept of the first one's name, with tables for every text encoder of its family.
 
     Raises:

@@ -15,7 +15,7 @@ from concept_conductor.settings import Block
 STAGES: dict[Block, str] = {"down": "down_blocks.", "mid": "mid_block.", "up": "up_blocks."}
 
 
-def plain(unet: nn.Module) -> nn.Module:
+def unwrap_compiled(unet: nn.Module) -> nn.Module:
     """The U-Net itself where ``torch.compile`` has wrapped it."""
     original = getattr(unet, "_orig_mod", unet)
     assert isinstance(original, nn.Module)
@@ -24,7 +24,7 @@ def plain(unet: nn.Module) -> nn.Module:
 
 def attention_layers(unet: nn.Module) -> dict[str, Attention]:
     """Every attention layer by name, in down, mid, up order."""
-    named = [(name, module) for name, module in plain(unet).named_modules() if isinstance(module, Attention)]
+    named = [(name, module) for name, module in unwrap_compiled(unet).named_modules() if isinstance(module, Attention)]
     return {name: module for stage in STAGES.values() for name, module in named if name.startswith(stage)}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from concept_conductor.concepts.data import FullWeight, LowRank, Update
 from concept_conductor.denoiser.convolution import PathwiseConv2d
 from concept_conductor.denoiser.paths import PathRows
-from concept_conductor.denoiser.text_cache import TextProjection
+from concept_conductor.denoiser.text_cache import CachedProjection
 from concept_conductor.errors import BusyError, ConceptFileError
 
 Layer = nn.Linear | nn.Conv2d
@@ -56,9 +56,9 @@ class PathwiseLinear(nn.Module):
         return y
 
 
-def bare(module: nn.Module) -> nn.Module:
+def unwrap(module: nn.Module) -> nn.Module:
     """A layer itself where others stand in its place."""
-    while isinstance(module, PathwiseLinear | PathwiseConv2d | TextProjection):
+    while isinstance(module, PathwiseLinear | PathwiseConv2d | CachedProjection):
         module = module.base
     return module
 
@@ -73,7 +73,7 @@ def find_layer(model: nn.Module, name: str) -> str:
     """
     for candidate in (name, f"text_model.{name}", name.removeprefix("text_model.")):
         try:
-            if isinstance(bare(model.get_submodule(candidate)), Layer):
+            if isinstance(unwrap(model.get_submodule(candidate)), Layer):
                 return candidate
         except AttributeError:
             continue
@@ -99,7 +99,7 @@ def stack_updates(updates: Sequence[LowRank | None], base: nn.Linear) -> tuple[n
     return nn.Parameter(down, requires_grad=False), nn.Parameter(up, requires_grad=False)
 
 
-class Scaled(Mapping[str, Update]):
+class ScaledUpdates(Mapping[str, Update]):
     """Updates with the concept's ``weight`` folded in, computed in fp32 when one is asked for.
 
     None is kept: in a run the layers have their own copies.
@@ -163,7 +163,7 @@ def pathwise_layer(
     """The layer ``name`` with each path's update (None for none) beside it."""
     if not isinstance(base, Layer):
         raise BusyError(f"the layer '{name}' is adapted already; finish or close the run that did it first")
-    updates = [None if update is None else fitted(name, update, base) for update in stack]
+    updates = [None if update is None else as_low_rank(name, update, base) for update in stack]
     if isinstance(base, nn.Conv2d):
         return PathwiseConv2d(base, updates, rows)
     return PathwiseLinear(base, *stack_updates(updates, base), [update is not None for update in updates], rows)
@@ -176,22 +176,22 @@ def check_fit(model: nn.Module, updates: Mapping[str, Update]) -> None:
         ConceptFileError: it lacks one, or has it in another shape.
     """
     for name, update in updates.items():
-        base = bare(model.get_submodule(find_layer(model, name)))
+        base = unwrap(model.get_submodule(find_layer(model, name)))
         assert isinstance(base, Layer)
-        shaped(name, update, base)
+        match_shape(name, update, base)
 
 
-def fitted(name: str, update: Update, base: Layer) -> LowRank:
+def as_low_rank(name: str, update: Update, base: Layer) -> LowRank:
     """An update as a low-rank one in its layer's own shape.
 
     Raises:
         ConceptFileError: it is made for a layer of another shape.
     """
-    update = shaped(name, update, base)
+    update = match_shape(name, update, base)
     return update.low_rank(base.weight) if isinstance(update, FullWeight) else update
 
 
-def shaped(name: str, update: Update, base: Layer) -> Update:
+def match_shape(name: str, update: Update, base: Layer) -> Update:
     """An update in its layer's own shape.
 
     Some writers give a 1x1 kernel to a linear layer, or none to a 1x1 convolution: both mean the same numbers.

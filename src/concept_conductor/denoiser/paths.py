@@ -35,7 +35,7 @@ class Fusion:
 
 
 @dataclass
-class Recording:
+class AttentionRecord:
     """What the forwards of one step left for a look inside: one entry for each chunk of paths, the base path's last.
 
     Attributes:
@@ -70,7 +70,7 @@ class Forward:
     images: int
     stop_at_layout: bool = False
     fusion: Fusion | None = None
-    recording: Recording | None = None
+    recording: AttentionRecord | None = None
     remembered: dict[str, Tensor] | None = None
 
     def rows_of_text(self, layer: int) -> Tensor:

@@ -13,7 +13,7 @@ from concept_conductor.denoiser.paths import Paths
 PROJECTIONS = ("to_k", "to_v")
 
 
-class TextProjection(nn.Module):
+class CachedProjection(nn.Module):
     """What ``base`` makes of the text, which the present forward may know already.
 
     Args:
@@ -34,7 +34,7 @@ class TextProjection(nn.Module):
 
 
 @contextmanager
-def remembering(unet: nn.Module, paths: Paths) -> Iterator[None]:
+def cached_text_kv(unet: nn.Module, paths: Paths) -> Iterator[None]:
     """Inside this context cross-attention projects each text once."""
     before = {
         f"{name}.{child}": (layer, child, getattr(layer, child))
@@ -44,7 +44,7 @@ def remembering(unet: nn.Module, paths: Paths) -> Iterator[None]:
     }
     try:
         for name, (layer, child, base) in before.items():
-            setattr(layer, child, TextProjection(base, name, paths))
+            setattr(layer, child, CachedProjection(base, name, paths))
         yield
     finally:
         for layer, child, base in before.values():

@@ -13,7 +13,7 @@ import torch
 from concept_conductor.distributed.cluster import CPU_SHARE, connected, shares
 from concept_conductor.distributed.worker import Shipment, Worker, packed
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.benchmark.generate import Painted
+from concept_conductor.evaluation.benchmark.generate import JobResult
 from concept_conductor.evaluation.benchmark.jobs import Job
 from concept_conductor.evaluation.benchmark.runner import OnStep
 
@@ -28,7 +28,7 @@ FIRST_WORKER = 300.0
 
 
 @dataclass
-class Crew:
+class WorkerPool:
     """The workers, what each has in hand, and what is left to do.
 
     Attributes:
@@ -64,15 +64,15 @@ class Crew:
             self.groups[actor] = deque()
             self.feed(actor)
 
-    def done(self, reference: Any) -> tuple[Job, Painted] | None:
-        """What came of a job: its picture, or None where its worker was lost and the job waits again.
+    def done(self, reference: Any) -> tuple[Job, JobResult] | None:
+        """What came of a job: its image, or None where its worker was lost and the job waits again.
 
         Raises:
             ConductorError: the job itself failed, or was lost too often.
         """
         actor, job = self.in_hand.pop(reference)
         try:
-            painted, _ = self.ray.get(reference)
+            result, _ = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
             raise getattr(error, "cause", None) or error from error
         except self.ray.exceptions.RayError as error:  # the process, its node or the result is lost
@@ -81,7 +81,7 @@ class Crew:
                 self._replace(actor, error)
             return None
         self.feed(actor)
-        return job, painted
+        return job, result
 
     def feed(self, actor: Any) -> None:
         """Give a worker as much as it may hold."""
@@ -97,7 +97,7 @@ class Crew:
                 return
             job = own.popleft()
             references = {digest: self._content(job, digest) for digest in Shipment.of(job).names}
-            self.in_hand[actor.paint.remote(job, references)] = (actor, job)
+            self.in_hand[actor.generate.remote(job, references)] = (actor, job)
 
     def dismiss(self) -> None:
         """End every worker."""
@@ -134,7 +134,7 @@ class Crew:
 
 @dataclass(frozen=True)
 class RayRunner:
-    """Makes pictures on a Ray cluster.
+    """Makes images on a Ray cluster.
 
     Attributes:
         address: see :func:`~concept_conductor.scale.cluster.reach`.
@@ -144,7 +144,7 @@ class RayRunner:
     address: str
     cpus: int = CPU_SHARE
 
-    def paint_all(self, jobs: Sequence[Job], on_step: OnStep) -> Iterator[tuple[Job, Painted]]:
+    def generate_all(self, jobs: Sequence[Job], on_step: OnStep) -> Iterator[tuple[Job, JobResult]]:
         """See :class:`~concept_conductor.evaluation.running.Runner`; steps are not told.
 
         Raises:
@@ -157,7 +157,7 @@ class RayRunner:
             for job in jobs:
                 groups.setdefault(job.group.content, deque()).append(job)
             room, resources = shares(ray, self.cpus)
-            crew = Crew(ray, resources, list(groups.values()))
+            crew = WorkerPool(ray, resources, list(groups.values()))
             try:
                 for _ in range(min(room, len(jobs))):
                     crew.hire()

@@ -1,4 +1,4 @@
-"""What runs in a Ray worker: one model, one picture after another, files that came with the jobs."""
+"""What runs in a Ray worker: one model, one image after another, files that came with the jobs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from concept_conductor.evaluation.benchmark.generate import Painted, Painter
+from concept_conductor.evaluation.benchmark.generate import ImageWorker, JobResult
 from concept_conductor.evaluation.benchmark.jobs import Job
 
 
 class Origin(NamedTuple):
-    """Who made a picture: node and process."""
+    """Who made an image: node and process."""
 
     node: str
     process: int
@@ -45,12 +45,12 @@ class Worker:
     """The actor. Files are written once to a folder of its own, which goes when the process does.
 
     Args:
-        threads: of torch; equal numbers give bitwise equal pictures.
+        threads: of torch; equal numbers give bitwise equal images.
     """
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.painter = Painter()
+        self.worker = ImageWorker()
         self.folder = tempfile.TemporaryDirectory(prefix="conductor-")
 
     def ready(self) -> Origin:
@@ -59,8 +59,8 @@ class Worker:
 
         return Origin(ray.get_runtime_context().get_node_id(), os.getpid())
 
-    def paint(self, job: Job, contents: Mapping[str, Any]) -> tuple[Painted, Origin]:
-        """Make the picture of a job.
+    def generate(self, job: Job, contents: Mapping[str, Any]) -> tuple[JobResult, Origin]:
+        """Make the image of a job.
 
         Args:
             job: with the driver's paths.
@@ -68,10 +68,10 @@ class Worker:
         """
         names = Shipment.of(job).names
         local = {place: self._unpacked(digest, names[digest], contents) for place, digest in job.group.hashes.items()}
-        painted = self.painter.paint(replace(job, group=replace(job.group, paths=local)))
+        result = self.worker.generate(replace(job, group=replace(job.group, paths=local)))
         origin = self.ready()
-        painted.record["worker"] = {"node": origin.node, "process": origin.process}
-        return painted, origin
+        result.record["worker"] = {"node": origin.node, "process": origin.process}
+        return result, origin
 
     def _unpacked(self, digest: str, name: str, contents: Mapping[str, Any]) -> Path:
         import ray

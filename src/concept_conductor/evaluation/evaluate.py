@@ -1,4 +1,4 @@
-"""The second pass: pictures of a results folder scored, summarised and written down."""
+"""The second pass: images of a results folder scored, summarised and written down."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from concept_conductor.evaluation.benchmark.jobs import Job
 from concept_conductor.evaluation.benchmark.mini_images import references_of
 from concept_conductor.evaluation.benchmark.results import ResultsFolder, check_sizes
 from concept_conductor.evaluation.metrics.instruments import Instruments
-from concept_conductor.evaluation.metrics.items import Item, Subject
-from concept_conductor.evaluation.metrics.places import Place
+from concept_conductor.evaluation.metrics.items import ConceptReference, Item
+from concept_conductor.evaluation.metrics.places import Region
 from concept_conductor.evaluation.metrics.registry import default_metrics
 from concept_conductor.evaluation.metrics.scoring import score_images
 from concept_conductor.evaluation.report.page import write_page
 from concept_conductor.evaluation.report.plots import draw
 from concept_conductor.evaluation.report.table import frame, import_pandas, summary, write_results, write_summary
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 from concept_conductor.io.images import load_image
 from concept_conductor.recipes.files import locate_model
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A benchmark whose pictures are made, and the folder they are in.
+    """A benchmark whose images are made, and the folder they are in.
 
     Attributes:
         benchmark: or a subset of one.
@@ -50,7 +50,7 @@ class Evaluation:
         """
         names = dict.fromkeys(name for job in self.jobs for name in job.group.scene.concepts)
         subjects = {
-            name: Subject(
+            name: ConceptReference(
                 name,
                 self.benchmark.concepts[name].class_words,
                 references_of(self.benchmark, name, self.folder.references),
@@ -68,7 +68,7 @@ class Evaluation:
         ]
 
     def score(self, metrics: Sequence[str] | None, progress: Callable[[int, int], None] | None = None) -> pd.DataFrame:
-        """Measure every picture; numbers that are known already are taken from the folder's cache.
+        """Measure every image; numbers that are known already are taken from the folder's cache.
 
         Args:
             metrics: names; None for the benchmark's, else those that suit its model.
@@ -93,7 +93,7 @@ class Evaluation:
         write_summary(table, titles, path)
         plots = draw(table, titles)
         for name, content in plots.items():
-            with written_whole(path / "plots" / name) as file:
+            with atomic_write(path / "plots" / name) as file:
                 file.write(content)
         page = write_page(self.benchmark, self.folder, self.jobs, results, table, plots)
         names = ("results.parquet", "summary.csv", "summary.md", "summary.tex")
@@ -102,26 +102,26 @@ class Evaluation:
     def _row(self, job: Job, scores: dict[str, Any]) -> dict[str, Any]:
         record = self.folder.record(job.key)
         if record is None:
-            raise ConductorError(f"the picture of the job '{job.title}' is gone; run again to make it")
+            raise ConductorError(f"the image of the job '{job.title}' is gone; run again to make it")
         about = {name: record[name] for name in ("key", "method", "combination", "prompt", "text", "seed")}
         about["image"] = self.folder.image(job.key).relative_to(self.folder.path).as_posix()
         costs = {name: record[name] for name in ("seconds", "peak_memory_bytes")}
         return {**about, **costs, **{name: value for name, value in scores.items() if name != "image"}}
 
 
-def places_of(job: Job, size: tuple[int, int]) -> tuple[Place, ...]:
+def places_of(job: Job, size: tuple[int, int]) -> tuple[Region, ...]:
     """Where the job's layout wants its concepts; empty where neither masks nor boxes say so.
 
     Args:
         job: of any method.
-        size: width and height of its picture.
+        size: width and height of its image.
     """
     layout, paths = job.group.recipe.layout, job.group.paths
     if layout is None:
         return ()
     if layout.boxes is not None:
-        picture = paths.get(("layout", "image"))
-        width, height = load_image(picture).size if picture is not None else layout.size or size
+        image = paths.get(("layout", "image"))
+        width, height = load_image(image).size if image is not None else layout.size or size
         return tuple(
             (left / width, top / height, right / width, bottom / height) for left, top, right, bottom in layout.boxes
         )

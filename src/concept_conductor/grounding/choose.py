@@ -19,7 +19,7 @@ def default_grounder(
     """The judge for "mini" or a model's folder that holds one, else Grounded-SAM.
 
     Args:
-        model: whose pictures are looked at.
+        model: whose images are looked at.
         device: of Grounded-SAM.
         threshold: least score of an object, 0..1; None for the grounder's own.
     """

@@ -25,12 +25,12 @@ GROUNDING_DINO = Checkpoint("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d77
 SAM = Checkpoint("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67")
 
 PAIRS_PER_FORWARD = 4
-"""In how many pairs of picture and words Grounding DINO looks in one forward."""
-PICTURES_PER_FORWARD = 4
-"""How many pictures SAM encodes in one forward."""
+"""In how many pairs of image and words Grounding DINO looks in one forward."""
+IMAGES_PER_FORWARD = 4
+"""How many images SAM encodes in one forward."""
 
 
-#: The index of a picture, and a caption to look for in it.
+#: The index of an image, and a caption to look for in it.
 Pair = tuple[int, str]
 #: Boxes ``(n, 4)`` in pixels, surest first, and their scores ``(n,)``.
 Boxes = tuple[torch.Tensor, torch.Tensor]
@@ -75,16 +75,16 @@ class GroundedSam:
         return self.find_all([image], [words])[0]
 
     def find_all(self, images: Sequence[Image.Image], words: Sequence[Sequence[str]]) -> list[list[list[Segment]]]:
-        """See :meth:`Grounder.find_all`; pictures of one size share forwards of the detector."""
-        pictures = [image.convert("RGB") for image in images]
+        """See :meth:`Grounder.find_all`; images of one size share forwards of the detector."""
+        prepared = [image.convert("RGB") for image in images]
         captions = [[caption(text) for text in own] for own in words]
         pairs = [(index, text) for index, own in enumerate(captions) for text in dict.fromkeys(own)]
-        detected = self._boxes(pictures, pairs)
+        detected = self._boxes(prepared, pairs)
         boxes = [
             torch.cat([torch.zeros(0, 4), *(detected[pair][0] for pair in pairs if pair[0] == index)])
-            for index in range(len(pictures))
+            for index in range(len(prepared))
         ]
-        masks = [iter(own) for own in self._masks(pictures, boxes)]
+        masks = [iter(own) for own in self._masks(prepared, boxes)]
         found = {
             pair: [
                 (score, (x0, y0, x1, y1), mask)
@@ -103,9 +103,9 @@ class GroundedSam:
         """See :meth:`Grounder.under`; of SAM's three readings (a subpart, a part, the whole) the surest."""
         if not points:
             return []
-        picture = image.convert("RGB")
+        rgb = image.convert("RGB")
         given = [[[list(point)] for point in points]]
-        masks, ious = self._segmented(picture, self._encoded([picture])[0], True, input_points=given)
+        masks, ious = self._segmented(rgb, self._encoded([rgb])[0], True, input_points=given)
         return [mask[int(best)].numpy() for mask, best in zip(masks, ious.argmax(1))]
 
     def instead(self, image: Image.Image, words: str) -> str:
@@ -124,7 +124,7 @@ class GroundedSam:
 
     @torch.inference_mode()
     def _boxes(self, images: Sequence[Image.Image], pairs: Sequence[Pair]) -> dict[Pair, Boxes]:
-        """For each pair of picture and text its boxes in pixels inside the picture, surest first, and their scores."""
+        """For each pair of image and text its boxes in pixels inside the image, surest first, and their scores."""
         found: dict[Pair, Boxes] = {}
         for size in dict.fromkeys(images[index].size for index, _ in pairs):
             alike = [pair for pair in pairs if images[pair[0]].size == size]
@@ -164,11 +164,11 @@ class GroundedSam:
 
     @torch.inference_mode()
     def _masks(self, images: Sequence[Image.Image], boxes: Sequence[torch.Tensor]) -> list[list[NDArray[np.bool_]]]:
-        """For each picture a mask ``(h, w)`` for each of its boxes ``(n, 4)``."""
+        """For each image a mask ``(h, w)`` for each of its boxes ``(n, 4)``."""
         found: list[list[NDArray[np.bool_]]] = [[] for _ in images]
         boxed = [index for index, own in enumerate(boxes) if len(own)]
-        for start in range(0, len(boxed), PICTURES_PER_FORWARD):
-            chunk = boxed[start : start + PICTURES_PER_FORWARD]
+        for start in range(0, len(boxed), IMAGES_PER_FORWARD):
+            chunk = boxed[start : start + IMAGES_PER_FORWARD]
             encoded = self._encoded([images[index] for index in chunk])
             for index, embedding in zip(chunk, encoded):
                 masks, _ = self._segmented(images[index], embedding, False, input_boxes=[boxes[index].tolist()])
@@ -176,7 +176,7 @@ class GroundedSam:
         return found
 
     def _encoded(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """SAM's view of several pictures, ``(n, channels, h, w)``."""
+        """SAM's view of several images, ``(n, channels, h, w)``."""
         processor, model = self._segmenter
         pixels = torch.cat([processor(images=image, return_tensors="pt")["pixel_values"] for image in images])
         return model.get_image_embeddings(pixels.to(self.device, model.dtype))

@@ -40,7 +40,7 @@ class Grounder(Protocol):
         ...
 
     def find_all(self, images: Sequence[Image.Image], words: Sequence[Sequence[str]]) -> list[list[list[Segment]]]:
-        """:meth:`find` in each of several pictures, with words of its own."""
+        """:meth:`find` in each of several images, with words of its own."""
         ...
 
     def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:

@@ -24,7 +24,7 @@ MAX_VALUES = 20_000
 
 TOO_LONG = "a whole number of too many digits"
 
-Place = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 """Where a value stands: ``("concepts", 0, "weight")``."""
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -46,9 +46,9 @@ class Document:
 
     source: str
     data: Any
-    lines: dict[Place, int] = field(default_factory=dict)
+    lines: dict[FieldPath, int] = field(default_factory=dict)
 
-    def line(self, place: Place) -> int | None:
+    def line(self, place: FieldPath) -> int | None:
         """The line of ``place``, or of the nearest thing around it."""
         while place and place not in self.lines:
             place = place[:-1]
@@ -165,7 +165,7 @@ class _Reader:
         self.constructor = SafeConstructor()
         self.count = 0
 
-    def value(self, node: Node, place: Place) -> Any:
+    def value(self, node: Node, place: FieldPath) -> Any:
         line = node.start_mark.line + 1
         self.document.lines.setdefault(place, line)
         self.count += 1
@@ -180,7 +180,7 @@ class _Reader:
             return [self.value(entry, (*place, index)) for index, entry in enumerate(node.value)]
         return self.scalar(node)
 
-    def mapping(self, node: MappingNode, place: Place) -> dict[str, Any]:
+    def mapping(self, node: MappingNode, place: FieldPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1

@@ -17,7 +17,7 @@ MASK_COLOURS = ("e6194b", "3cb44b", "4363d8", "f58231", "911eb4", "42d4f4", "f03
 
 
 def thumbnail(image: Image.Image, side: int) -> Image.Image:
-    """A copy whose longer side has ``side / 2`` to ``side`` pixels; small pictures grow by a whole number."""
+    """A copy whose longer side has ``side / 2`` to ``side`` pixels; small images grow by a whole number."""
     longer = max(image.size)
     if longer < side / 2:
         factor = ceil(side / 2 / longer)
@@ -33,15 +33,15 @@ def contact_sheet(
     gap: int = 4,
     captions: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Pictures in rows on white, each in a cell as large as the largest.
+    """Images in rows on white, each in a cell as large as the largest.
 
     Args:
-        columns: pictures in a row, None for about as many as there are rows.
+        columns: images in a row, None for about as many as there are rows.
         gap: pixels between and around them.
         captions: one for each, above it, cut where it is wider than the cell.
     """
     if not images:
-        raise ConductorError("a contact sheet needs at least one picture; none came")
+        raise ConductorError("a contact sheet needs at least one image; none came")
     columns = columns or ceil(sqrt(len(images)))
     columns = min(columns, len(images))
     head = 0 if captions is None else CAPTION_HEIGHT
@@ -58,8 +58,8 @@ def contact_sheet(
     return sheet
 
 
-def mask_picture(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
-    """A mask ``(h, w)`` as a black and white picture of ``size`` (width, height)."""
+def mask_as_image(mask: NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    """A mask ``(h, w)`` as a black and white image of ``size`` (width, height)."""
     return Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
 
 
@@ -68,6 +68,6 @@ def mask_overlay(image: Image.Image, masks: NDArray[np.bool_]) -> Image.Image:
     tinted = image.convert("RGB")
     for index, mask in enumerate(masks):
         colour = Image.new("RGB", image.size, f"#{MASK_COLOURS[index % len(MASK_COLOURS)]}")
-        strength = mask_picture(mask, image.size).point(lambda value: value * 45 // 100)
+        strength = mask_as_image(mask, image.size).point(lambda value: value * 45 // 100)
         tinted.paste(colour, mask=strength)
     return tinted

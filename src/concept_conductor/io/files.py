@@ -24,7 +24,7 @@ KERNEL = ("/proc", "/sys")
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open ``path`` for writing; it takes its place only when the block ends well.
 
     Folders above it are made. Where the block fails, an earlier file of that name stays as it was.

@@ -1,4 +1,4 @@
-"""Words on pictures."""
+"""Words on images."""
 
 from __future__ import annotations
 

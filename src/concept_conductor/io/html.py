@@ -1,4 +1,4 @@
-"""Parts of pages that need no other file: data and pictures that stand in the page itself."""
+"""Parts of pages that need no other file: data and images that stand in the page itself."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def embedded_json(data: Any) -> str:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """A picture's bytes, of the type ``image/kind``, as an address."""
+    """An image's bytes, of the type ``image/kind``, as an address."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def png_uri(image: Image.Image) -> str:
-    """An exact picture as an address."""
+    """An exact image as an address."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return data_uri(buffer.getvalue(), "png")
 
 
 def webp_uri(image: Image.Image) -> str:
-    """A compressed picture as an address."""
+    """A compressed image as an address."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=82)
     return data_uri(buffer.getvalue(), "webp")
 
 
 def mask_uri(mask: NDArray[np.bool_]) -> str:
-    """A mask ``(h, w)`` as an address of a picture whose opaque pixels are inside."""
+    """A mask ``(h, w)`` as an address of an image whose opaque pixels are inside."""
     alpha = Image.fromarray(mask.astype(np.uint8) * 255)
     return png_uri(Image.merge("LA", (alpha, alpha)))

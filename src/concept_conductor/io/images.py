@@ -1,4 +1,4 @@
-"""Pictures: read from strangers with care, written whole, with the recipe they were made from inside."""
+"""Images: read from strangers with care, written whole, with the recipe they were made from inside."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 
 MAX_PIXELS = 2**26
-"""Largest picture that is decoded: 67 million pixels, 8192 x 8192."""
+"""Largest image that is decoded: 67 million pixels, 8192 x 8192."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 """What is read; formats that call other programs (EPS, PDF) are not."""
@@ -37,7 +37,7 @@ _DECODING_ERRORS = (
     OverflowError, MemoryError, struct.error, zlib.error, Warning,
 )  # fmt: skip
 
-# IPTC's mark for pictures made by a trained model.
+# IPTC's mark for images made by a trained model.
 _XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
@@ -47,14 +47,14 @@ _XMP = (
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """Read a picture as RGB.
+    """Read an image as RGB.
 
     EXIF rotation is applied, transparency is laid on white, 16 bits become 8, an animation gives its first frame.
 
     Raises:
-        ConductorError: the file is missing, no picture, damaged, or larger than ``MAX_PIXELS``.
+        ConductorError: the file is missing, no image, damaged, or larger than ``MAX_PIXELS``.
     """
-    return as_picture(_decode(Path(path)))
+    return as_rgb(_decode(Path(path)))
 
 
 def load_mask(path: str | Path) -> Image.Image:
@@ -67,7 +67,7 @@ def load_mask(path: str | Path) -> Image.Image:
 
 
 def load_layer(path: str | Path) -> Image.Image:
-    """Read a picture with its transparency: RGBA where it has any, else RGB.
+    """Read an image with its transparency: RGBA where it has any, else RGB.
 
     Raises:
         ConductorError: as for :func:`load_image`.
@@ -78,10 +78,10 @@ def load_layer(path: str | Path) -> Image.Image:
 def as_layer(image: Image.Image) -> Image.Image:
     """A copy of an image in memory, as :func:`load_layer` reads one."""
     image = _upright(image)
-    return image.convert("RGBA") if image.has_transparency_data else as_picture(image).copy()
+    return image.convert("RGBA") if image.has_transparency_data else as_rgb(image).copy()
 
 
-def as_picture(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """An image in memory as RGB, as :func:`load_image` reads one."""
     return _flatten(_upright(image), "white").convert("RGB")
 
@@ -94,7 +94,7 @@ def as_mask(image: Image.Image) -> Image.Image:
 def _decode(path: Path) -> Image.Image:
     """Pixels of any mode; the size is checked before they are decoded."""
     if not path.is_file():
-        raise ConductorError(f"there is no picture '{path}'; check the path, which counts from the recipe's folder")
+        raise ConductorError(f"there is no image '{path}'; check the path, which counts from the recipe's folder")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -112,7 +112,7 @@ def _decode(path: Path) -> Image.Image:
             f"'{path}' has {came} pixels, but at most {MAX_PIXELS:,} are read; make it smaller first"
         ) from error
     except UnidentifiedImageError as error:
-        raise ConductorError(f"'{path}' is no picture; expected one of {', '.join(FORMATS)}") from error
+        raise ConductorError(f"'{path}' is no image; expected one of {', '.join(FORMATS)}") from error
     except _DECODING_ERRORS as error:
         raise ConductorError(f"'{path}' is damaged or incomplete ({error}); save or download it again") from error
 
@@ -138,14 +138,14 @@ def _flatten(image: Image.Image, background: str) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
-    """Write ``image`` with text ``metadata`` and the mark of a generated picture; whole or not at all."""
-    with written_whole(path) as file:
+    """Write ``image`` with text ``metadata`` and the mark of a generated image; whole or not at all."""
+    with atomic_write(path) as file:
         image.save(file, "PNG", pnginfo=png_info(metadata or {}))
     return Path(path)
 
 
 def png_info(metadata: Mapping[str, str]) -> PngInfo:
-    """Text chunks of a PNG: ``metadata`` and the mark of a generated picture."""
+    """Text chunks of a PNG: ``metadata`` and the mark of a generated image."""
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     for key, text in metadata.items():
@@ -154,14 +154,14 @@ def png_info(metadata: Mapping[str, str]) -> PngInfo:
 
 
 def read_recipe(path: str | Path) -> str:
-    """The JSON text that a picture of ours carries.
+    """The JSON text that an image of ours carries.
 
     Raises:
         ConductorError: the file is no PNG, is damaged, or carries no recipe.
     """
     path = Path(path)
     if not path.is_file():
-        raise ConductorError(f"there is no picture '{path}'; expected a PNG made by conductor generate")
+        raise ConductorError(f"there is no image '{path}'; expected a PNG made by conductor generate")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""A picture with masks in colours, each with its name: a layout's, or those that a run ended with."""
+"""An image with masks in colours, each with its name: a layout's, or those that a run ended with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
 
-from concept_conductor.io.drawing import MASK_COLOURS, mask_overlay, mask_picture, thumbnail
+from concept_conductor.io.drawing import MASK_COLOURS, mask_as_image, mask_overlay, thumbnail
 
 LONGEST = 1024
 """Previews have half of this to all of it along their longer side."""
@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]
 
 
 def layout_preview(image: Image.Image, masks: Sequence[NDArray[np.bool_]], names: Sequence[str]) -> Image.Image:
-    """The picture, enlarged if it is small, with every mask tinted, outlined and named in a colour of its own.
+    """The image, enlarged if it is small, with every mask tinted, outlined and named in a colour of its own.
 
     Args:
         image: the layout's, or what was made.
@@ -26,7 +26,7 @@ def layout_preview(image: Image.Image, masks: Sequence[NDArray[np.bool_]], names
         names: one for each mask.
     """
     preview = thumbnail(image.convert("RGB"), LONGEST)
-    sized = [np.asarray(mask_picture(mask, preview.size)) > 0 for mask in masks]
+    sized = [np.asarray(mask_as_image(mask, preview.size)) > 0 for mask in masks]
     preview = mask_overlay(preview, np.stack(sized)) if sized else preview
     width = max(2, max(preview.size) // 256)
     for index, mask in enumerate(sized):
@@ -52,7 +52,7 @@ def _plate(
     size: tuple[int, int],
     others: Sequence[Box],
 ) -> Box:
-    """Where a name stands: above its mask where there is room, inside the picture, and on no other name."""
+    """Where a name stands: above its mask where there is room, inside the image, and on no other name."""
     left, _, right, _ = pen.textbbox((0, 0), _short(name), font)
     _, top, _, bottom = pen.textbbox((0, 0), "Ay", font)  # one height for all names
     margin = max(2, int(bottom - top) // 3)

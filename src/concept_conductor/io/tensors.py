@@ -1,4 +1,4 @@
-"""Pictures and masks as users have them, brought to the size of a run."""
+"""Images and masks as users have them, brought to the size of a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from concept_conductor.errors import ConductorError
 from concept_conductor.io.images import as_mask
 
-#: A mask as users have it: a picture, or ``(h, w)`` bool, uint8, or float in 0..1.
+#: A mask as users have it: an image, or ``(h, w)`` bool, uint8, or float in 0..1.
 MaskLike = Image.Image | np.ndarray | Tensor
 
 
 def mask_image(mask: MaskLike) -> Image.Image:
-    """A user's mask as a picture of mode L, white inside.
+    """A user's mask as an image of mode L, white inside.
 
     Raises:
         ConductorError: an array that is not ``(h, w)``.
@@ -43,7 +43,7 @@ def mask_pixels(mask: MaskLike, size: tuple[int, int]) -> Tensor:
 
 
 def image_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A picture at the size of the run, ``(1, 3, H, W)`` in -1..1.
+    """An image at the size of the run, ``(1, 3, H, W)`` in -1..1.
 
     Args:
         size: width and height.
@@ -63,6 +63,6 @@ def to_uint8(pixels: Tensor) -> np.ndarray:
     return array
 
 
-def _as_floats(pictures: list[Image.Image]) -> np.ndarray:
+def _as_floats(images: list[Image.Image]) -> np.ndarray:
     """``(n, h, w, 3)`` in 0..1."""
-    return np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in pictures])
+    return np.stack([np.asarray(image, dtype=np.float32) / 255 for image in images])

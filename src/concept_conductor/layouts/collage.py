@@ -1,4 +1,4 @@
-"""Collages: cut-outs on a background, which give a layout's picture and its exact masks at once."""
+"""Collages: cut-outs on a background, which give a layout's image and its exact masks at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.images import MAX_PIXELS, as_picture
+from concept_conductor.io.images import MAX_PIXELS, as_rgb
 from concept_conductor.layouts.cutout import OPAQUE, Cutout, numbered
 
 MOST_MASKED = 4 * MAX_PIXELS
@@ -22,10 +22,10 @@ class Collage:
     """Cut-outs on a background ("Collage-to-Image" in the paper).
 
     Attributes:
-        background: a picture, or a colour such as "#87b5e0" or "skyblue".
+        background: an image, or a colour such as "#87b5e0" or "skyblue".
         cutouts: at least one; of equal ``z`` the later covers the earlier.
-        size: width and height in pixels, needed with a colour; a picture is cropped and scaled to it. None for the
-            picture's own.
+        size: width and height in pixels, needed with a colour; an image is cropped and scaled to it. None for the
+            image's own.
         image: the collage, RGB.
         masks: for each cut-out that is no scenery, in their order, its visible pixels ``(h, w)``; they are disjoint.
 
@@ -86,10 +86,10 @@ def _canvas(background: Image.Image | str, size: tuple[int, int] | None) -> Imag
         if size is None:
             raise ConductorError("a collage on a colour needs a size: give its width and height in pixels")
         return Image.new("RGBA", size, colour(background))
-    picture = as_picture(background)
-    if size is not None and size != picture.size:
-        picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
-    return picture.convert("RGBA")
+    image = as_rgb(background)
+    if size is not None and size != image.size:
+        image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    return image.convert("RGBA")
 
 
 def colour(name: str) -> tuple[int, int, int]:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageChops, ImageOps
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.images import MAX_PIXELS, as_layer, as_picture
+from concept_conductor.io.images import MAX_PIXELS, as_layer, as_rgb
 from concept_conductor.io.tensors import MaskLike, mask_image
 from concept_conductor.layouts.boxes import Box
 
 if TYPE_CHECKING:
     from concept_conductor.grounding.grounder import Grounder
 
-#: A point in pixels, from a picture's upper left corner.
+#: A point in pixels, from an image's upper left corner.
 Point = tuple[float, float]
 
 OPAQUE = 128
@@ -37,7 +37,7 @@ class Cutout:
         image: with transparency, or with a mask. Afterwards RGBA, trimmed.
         mask: where the object is in ``image``, white, of its size. Afterwards None: it is in ``image``.
         position: where its middle comes to lie, (x, y) in pixels of the collage; None for the same place as in its
-            own picture.
+            own image.
         scale: 2 is twice its own size.
         rotation: in degrees, clockwise.
         flip: mirrored, left to right.
@@ -87,11 +87,11 @@ class Cutout:
         Raises:
             ConductorError: they name nothing there.
         """
-        picture = as_picture(image)
-        (found,) = grounder.find(picture, [words])
+        layer = as_rgb(image)
+        (found,) = grounder.find(layer, [words])
         if not found:
-            raise ConductorError(f"'{words}' is not found in the cut-out's picture; use other words, or give a mask")
-        return cls(picture, found[0].mask)
+            raise ConductorError(f"'{words}' is not found in the cut-out's image; use other words, or give a mask")
+        return cls(layer, found[0].mask)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -144,25 +144,25 @@ class Cutout:
 
 
 def _transparent(image: Image.Image, mask: MaskLike | None) -> Image.Image:
-    """The picture as RGBA, what the mask leaves out transparent."""
-    picture = as_layer(image)
+    """The image as RGBA, what the mask leaves out transparent."""
+    layer = as_layer(image)
     if mask is None:
-        if picture.mode != "RGBA":
+        if layer.mode != "RGBA":
             raise ConductorError(
-                "a cut-out needs a picture with transparency (RGBA), or a mask that says where its object is; this "
-                "picture has none"
+                "a cut-out needs an image with transparency (RGBA), or a mask that says where its object is; this "
+                "image has none"
             )
-        return picture
+        return layer
     inside = mask_image(mask)
-    if inside.size != picture.size:
+    if inside.size != layer.size:
         raise ConductorError(
-            f"the cut-out's picture has {picture.width}x{picture.height} pixels, but its mask {inside.width}x"
+            f"the cut-out's image has {layer.width}x{layer.height} pixels, but its mask {inside.width}x"
             f"{inside.height}; expected the same"
         )
-    if picture.mode == "RGBA":
-        inside = ImageChops.darker(inside, picture.getchannel("A"))
-    picture.putalpha(inside)  # makes RGB RGBA
-    return picture
+    if layer.mode == "RGBA":
+        inside = ImageChops.darker(inside, layer.getchannel("A"))
+    layer.putalpha(inside)  # makes RGB RGBA
+    return layer
 
 
 def numbered(cutouts: Sequence[Cutout], index: int) -> str:

@@ -22,18 +22,18 @@ Mask = NDArray[np.bool_]
 
 
 class TextToImage(Protocol):
-    """Makes a plain picture of a prompt, always the same from the same seed."""
+    """Makes a plain image of a prompt, always the same from the same seed."""
 
     def __call__(self, prompt: str, seed: int) -> Image.Image: ...
 
 
 class Made(NamedTuple):
-    """A layout picture that was made.
+    """A layout image that was made.
 
     Attributes:
         image: RGB.
         masks: one for each of the words.
-        seeds: of the pictures that were taken, in the order in which they were tried.
+        seeds: of the images that were taken, in the order in which they were tried.
     """
 
     image: Image.Image
@@ -42,14 +42,14 @@ class Made(NamedTuple):
 
 
 def generated_scene(
-    paint: TextToImage, prompt: str, words: Sequence[str], grounder: Grounder, seeds: Sequence[int]
+    text_to_image: TextToImage, prompt: str, words: Sequence[str], grounder: Grounder, seeds: Sequence[int]
 ) -> Made:
-    """The first picture of ``prompt`` that shows just as many objects as ``words`` name.
+    """The first image of ``prompt`` that shows just as many objects as ``words`` name.
 
     Where none does, the first that shows more of them is taken.
 
     Args:
-        paint: makes the candidates.
+        text_to_image: makes the candidates.
         prompt: what they shall show.
         words: "a dog", "a dog on the right", one for each concept in the concepts' order.
         grounder: finds objects.
@@ -62,7 +62,7 @@ def generated_scene(
     crowded: Made | None = None
     seen = []
     for seed in seeds:
-        image = paint(prompt, seed)
+        image = text_to_image(prompt, seed)
         found = search.look(image, grounder)
         seen.append(f"seed {seed}: {shown(found)}")
         if search.exact(found):
@@ -79,7 +79,7 @@ def generated_scene(
 
 
 def objects_in_boxes(
-    paint: TextToImage,
+    text_to_image: TextToImage,
     words: Sequence[str],
     boxes: Sequence[Box],
     grounder: Grounder,
@@ -91,21 +91,21 @@ def objects_in_boxes(
 ) -> Made:
     """A collage of objects that are generated one by one, each fitted into its box.
 
-    An object is taken from the first picture that shows it once and whole; where none does, from the first that shows
+    An object is taken from the first image that shows it once and whole; where none does, from the first that shows
     it at all. Objects of the same words are different ones.
 
     Args:
-        paint: makes the objects' pictures.
+        text_to_image: makes the objects' images.
         words: what is in each box.
         boxes: left, top, right, bottom in pixels of the layout.
         grounder: finds objects.
         seeds: tried for each object, in this order.
-        background: a picture, or a colour.
-        size: width and height of the layout; None for the background picture's.
-        prompt: of an object's picture; ``{words}`` stands for its words.
+        background: an image, or a colour.
+        size: width and height of the layout; None for the background image's.
+        prompt: of an object's image; ``{words}`` stands for its words.
 
     Raises:
-        ConductorError: boxes that cannot be; an object is in none of its pictures.
+        ConductorError: boxes that cannot be; an object is in none of its images.
     """
     if len(words) != len(boxes):
         raise ConductorError(f"there are {len(words)} words for {len(boxes)} boxes; give one for each box")
@@ -120,7 +120,7 @@ def objects_in_boxes(
         noun, _ = parted(text)
         used = [seed for other, seed in taken if other == noun]
         left = [seed for seed in seeds if seed not in used]
-        cutout, seed = _object(paint, noun, prompt.replace("{words}", noun), grounder, left)
+        cutout, seed = _object(text_to_image, noun, prompt.replace("{words}", noun), grounder, left)
         cutouts.append(cutout.fitted(box))
         taken.append((noun, seed))
     collage = Collage(background, cutouts, size)
@@ -128,11 +128,13 @@ def objects_in_boxes(
     return Made(collage.image, collage.masks, tuple(seed for seed in seeds if seed in chosen))
 
 
-def _object(paint: TextToImage, noun: str, prompt: str, grounder: Grounder, seeds: Sequence[int]) -> tuple[Cutout, int]:
-    """The object cut out, and the seed of its picture."""
+def _object(
+    text_to_image: TextToImage, noun: str, prompt: str, grounder: Grounder, seeds: Sequence[int]
+) -> tuple[Cutout, int]:
+    """The object cut out, and the seed of its image."""
     second: tuple[Cutout, int] | None = None
     for seed in seeds:
-        image = paint(prompt, seed)
+        image = text_to_image(prompt, seed)
         (found,) = grounder.find(image, [noun])
         if not found:
             continue
@@ -142,12 +144,12 @@ def _object(paint: TextToImage, noun: str, prompt: str, grounder: Grounder, seed
         second = second or (Cutout(image, mask), seed)
     if second is None:
         raise ConductorError(
-            f"'{noun}' is found in none of the {len(seeds)} pictures of '{prompt}'; give more 'seeds', another prompt, "
+            f"'{noun}' is found in none of the {len(seeds)} images of '{prompt}'; give more 'seeds', another prompt, "
             "or other words"
         )
     return second
 
 
 def _cut_off(mask: Mask) -> bool:
-    """Whether an object reaches the picture's edge."""
+    """Whether an object reaches the image's edge."""
     return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.grounding.grounder import Grounder
-from concept_conductor.io.images import as_picture
+from concept_conductor.io.images import as_rgb
 from concept_conductor.io.tensors import MaskLike, mask_image
 from concept_conductor.layouts.boxes import Box, Point
 from concept_conductor.layouts.collage import Collage
@@ -25,14 +25,14 @@ class Layout:
     """The layout reference: an ordinary image with the wanted arrangement, its prompt, a place per concept.
 
     Attributes:
-        image: a photo, a generated picture, or a collage.
+        image: a photo, a generated image, or a collage.
         prompt: what the image shows.
         masks: one per concept, in the concepts' order; or None.
         points: one per concept ``(x, y)`` in pixels of ``image``: its mask is the region under the point; or None.
         boxes: one per concept ``(left, top, right, bottom)`` in pixels of ``image``: its mask is what of the
-            picture's regions lies mostly in it; or None.
+            image's regions lies mostly in it; or None.
         edit: what is done to the masks, wherever they come from; or None.
-        seeds: of the pictures that it was generated from, if it was.
+        seeds: of the images that it was generated from, if it was.
     """
 
     image: Image.Image
@@ -46,7 +46,7 @@ class Layout:
     def __post_init__(self) -> None:
         if not isinstance(self.image, Image.Image):
             raise ConductorError(f"the layout's image must be a PIL image, but it is a {type(self.image).__name__}")
-        object.__setattr__(self, "image", as_picture(self.image))
+        object.__setattr__(self, "image", as_rgb(self.image))
         if sum(places is not None for places in (self.masks, self.points, self.boxes)) != 1:
             raise ConductorError(
                 "a layout needs either masks= or points= or boxes= (one for each concept), exactly one of the three"
@@ -69,10 +69,10 @@ class Layout:
         Raises:
             ConductorError: words name nothing, or fewer objects are there than words for them.
         """
-        picture = as_picture(image)
+        rgb = as_rgb(image)
         if boxes is None:
-            return cls(picture, prompt, masks=list(masks_of_words(picture, words, grounder)))
-        return cls(picture, prompt, masks=list(masks_of_words_in_boxes(picture, words, boxes, grounder)))
+            return cls(rgb, prompt, masks=list(masks_of_words(rgb, words, grounder)))
+        return cls(rgb, prompt, masks=list(masks_of_words_in_boxes(rgb, words, boxes, grounder)))
 
     @classmethod
     def collage(cls, collage: Collage, prompt: str) -> Layout:
@@ -87,24 +87,24 @@ class Layout:
     @classmethod
     def generate(
         cls,
-        paint: TextToImage,
+        text_to_image: TextToImage,
         prompt: str,
         words: Sequence[str],
         grounder: Grounder,
         seeds: Sequence[int] = range(8),
     ) -> Layout:
-        """A generated picture in which the words' objects are found; see :func:`.generated_scene`.
+        """A generated image in which the words' objects are found; see :func:`.generated_scene`.
 
         Raises:
             ConductorError: no candidate shows them all; it says what each shows.
         """
-        made = generated_scene(paint, prompt, words, grounder, seeds)
+        made = generated_scene(text_to_image, prompt, words, grounder, seeds)
         return cls(made.image, prompt, masks=made.masks, seeds=made.seeds)
 
     @classmethod
     def from_boxes(
         cls,
-        paint: TextToImage,
+        text_to_image: TextToImage,
         prompt: str,
         words: Sequence[str],
         boxes: Sequence[Box],
@@ -118,10 +118,10 @@ class Layout:
         """Objects generated one by one, each in its box on a background; see :func:`.objects_in_boxes`.
 
         Raises:
-            ConductorError: boxes that cannot be; an object is in none of its pictures.
+            ConductorError: boxes that cannot be; an object is in none of its images.
         """
         made = objects_in_boxes(
-            paint, words, boxes, grounder, seeds, background=background, size=size, prompt=object_prompt
+            text_to_image, words, boxes, grounder, seeds, background=background, size=size, prompt=object_prompt
         )
         return cls(made.image, prompt, masks=made.masks, seeds=made.seeds)
 

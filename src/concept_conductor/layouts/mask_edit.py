@@ -15,13 +15,13 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.settings import Settings
 
 LONGEST = 1024
-"""Masks of pictures that are longer are edited at this size, with distances to match."""
+"""Masks of images that are longer are edited at this size, with distances to match."""
 
 Mask = NDArray[np.bool_]
 
 
 class MaskEdit(Settings):
-    """What is done to every mask of a layout, in this order. Distances are in pixels of the layout's picture.
+    """What is done to every mask of a layout, in this order. Distances are in pixels of the layout's image.
 
     Attributes:
         fill: close holes: what a mask encloses becomes part of it.
@@ -37,7 +37,7 @@ class MaskEdit(Settings):
         """The edited masks; no mask grows into what was another's.
 
         Args:
-            masks: ``(h, w)`` each, of one size, that of the layout's picture.
+            masks: ``(h, w)`` each, of one size, that of the layout's image.
 
         Raises:
             ConductorError: nothing of a mask is left.
@@ -68,7 +68,7 @@ def resized(mask: Mask, size: tuple[int, ...]) -> Mask:
 
 
 def filled(mask: Mask) -> Mask:
-    """The mask with its holes: all that cannot be reached from the picture's edge without crossing it."""
+    """The mask with its holes: all that cannot be reached from the image's edge without crossing it."""
     outside = np.pad(~mask, 1, constant_values=True)
     reached = np.zeros_like(outside)
     reached[0] = True
@@ -94,7 +94,7 @@ def smoothed(mask: Mask, radius: float) -> Mask:
     """The mask with its outline rounded: blurred, and cut at one half."""
     if radius <= 0:
         return mask
-    # what lies beyond the picture's edge is taken to be as the edge is
+    # what lies beyond the image's edge is taken to be as the edge is
     border = math.ceil(3 * radius)
     padded = Image.fromarray(np.pad(mask, border, mode="edge").astype(np.uint8) * 255)
     blurred = np.asarray(padded.filter(ImageFilter.GaussianBlur(radius)))
@@ -104,7 +104,7 @@ def smoothed(mask: Mask, radius: float) -> Mask:
 def grown(mask: Mask, distance: float) -> Mask:
     """All pixels within ``distance`` of the mask; a negative one leaves those farther than that from its outside.
 
-    Distances are Euclidean, from pixel middle to pixel middle. Beyond the picture's edge there is neither.
+    Distances are Euclidean, from pixel middle to pixel middle. Beyond the image's edge there is neither.
     """
     if distance < 0:
         return ~grown(~mask, -distance)

@@ -1,4 +1,4 @@
-"""Masks from words: what they name is found in the layout picture, one object for each concept."""
+"""Masks from words: what they name is found in the layout image, one object for each concept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def masks_of_words(image: Image.Image, words: Sequence[str], grounder: Grounder)
     the rightmost dog.
 
     Args:
-        image: the layout picture, RGB.
+        image: the layout image, RGB.
         words: "a dog", one for each concept in the concepts' order.
         grounder: finds objects.
 
@@ -49,7 +49,7 @@ def masks_of_words(image: Image.Image, words: Sequence[str], grounder: Grounder)
             times = {0: "not found", 1: "found once"}.get(len(found[noun]), f"found {len(found[noun])} times")
             wanted = "once" if count == 1 else f"{count} times"
             raise ConductorError(
-                f"'{noun}' is {times} in the layout picture, but it is wanted {wanted} (found: {shown(found)}); "
+                f"'{noun}' is {times} in the layout image, but it is wanted {wanted} (found: {shown(found)}); "
                 f"{_advice(image, noun, grounder)}"
             )
     return search.masks(found)
@@ -61,7 +61,7 @@ def masks_of_words_in_boxes(
     """For each box the object of its words that fills it best, cut to it, each of another object.
 
     Args:
-        image: the layout picture, RGB.
+        image: the layout image, RGB.
         words: "a dog", one for each concept in the concepts' order.
         boxes: left, top, right, bottom in pixels of ``image``, one for each concept.
         grounder: finds objects.

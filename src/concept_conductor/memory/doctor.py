@@ -13,15 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from concept_conductor.backbones.base import Backbone
-from concept_conductor.backbones.meta import PUBLISHED, Blueprint
+from concept_conductor.backbones.meta import PUBLISHED, MetaModel
 from concept_conductor.concepts.prompt import ConceptPrompt
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.documents import Place
-from concept_conductor.memory.estimate import Estimate, Rehearsal, Thrift
+from concept_conductor.io.documents import FieldPath
+from concept_conductor.memory.estimate import DryRun, Estimate, MemoryOptions
 from concept_conductor.memory.savings import GIB, Option, options
 from concept_conductor.pipeline.inputs import image_size
 from concept_conductor.recipes.files import locate_in, locate_model
-from concept_conductor.recipes.load_inputs import open_files
+from concept_conductor.recipes.load_inputs import load_inputs
 from concept_conductor.recipes.model import misfits, number_type, settings_of
 from concept_conductor.recipes.schema.recipe import Recipe
 
@@ -107,7 +107,7 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
         card = torch.cuda.get_device_properties(0)
         known |= {"card": card.name, "card_memory": card.total_memory}
     try:
-        backbone = _blueprint(recipe, family).backbone(dtype)
+        backbone = _meta_model(recipe, family).backbone(dtype)
         known["family"] = backbone.name
         width, height = image_size(backbone, recipe.width, recipe.height)
     except ConductorError as error:
@@ -117,7 +117,7 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
     if problems:
         return Diagnosis(**known, problems=tuple(problems))
     try:
-        estimate, choices = _rehearsed(recipe, backbone, (width, height), concepts)
+        estimate, choices = _dry_run(recipe, backbone, (width, height), concepts)
     except ConductorError as error:
         return Diagnosis(**known, problems=(str(error),))
     return Diagnosis(**known, weights=estimate.weights, phases=estimate.phases, options=tuple(choices))
@@ -125,7 +125,7 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
 
 def _opened(recipe: Recipe, problems: list[str]) -> list[ConceptPrompt]:
     """The recipe's concepts, after all of its files have been opened; what is wrong goes into ``problems``."""
-    paths: dict[Place, Path | str] = {}
+    paths: dict[FieldPath, Path | str] = {}
     for place in recipe.files():
         try:
             paths[place] = locate_in(recipe, place, recipe.folder)
@@ -135,36 +135,36 @@ def _opened(recipe: Recipe, problems: list[str]) -> list[ConceptPrompt]:
             problems.append(str(recipe.error(place, str(error))))
     if not problems:
         try:
-            concepts, _, _ = open_files(recipe, paths)
+            concepts, _, _ = load_inputs(recipe, paths)
             return concepts
         except ConductorError as error:
             problems.append(str(error))
     return []
 
 
-def _blueprint(recipe: Recipe, family: str | None) -> Blueprint:
+def _meta_model(recipe: Recipe, family: str | None) -> MetaModel:
     """The model's networks, from its folder or, where it is none, as the family was published."""
     where = locate_model(recipe.model, recipe.folder)
     if isinstance(where, Path) and where.is_dir():
-        return Blueprint.read(where)
+        return MetaModel.read(where)
     if family is None:
         raise ConductorError(
             f"the model '{recipe.model}' is no folder on this machine, so that its configuration is not known; "
             f"say what it is with --family {', '.join(PUBLISHED)}"
         )
-    return Blueprint.published(family)
+    return MetaModel.published(family)
 
 
-def _rehearsed(
+def _dry_run(
     recipe: Recipe, backbone: Backbone, size: tuple[int, int], concepts: Sequence[ConceptPrompt]
 ) -> tuple[Estimate, list[Option]]:
     """The estimate of the recipe as it is, and the ways to run it."""
     settings = settings_of(recipe, backbone.defaults)
-    own = Thrift(
+    own = MemoryOptions(
         paths_per_forward=recipe.paths_per_forward,
         gradient_checkpointing=settings.alignment is not None and settings.alignment.gradient_checkpointing,
         vae_tiling=recipe.vae_tiling,
         offload=recipe.offload,
     )
-    rehearsal = Rehearsal(backbone, settings, size, [entry.concept.unet for entry in concepts])
+    rehearsal = DryRun(backbone, settings, size, [entry.concept.unet for entry in concepts])
     return rehearsal.estimate(own), options(rehearsal, own)

@@ -15,7 +15,7 @@ from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.concepts.data import LowRank, Update
 from concept_conductor.denoiser.layers import attention_layers
 from concept_conductor.denoiser.masks import Masks
-from concept_conductor.memory.tracker import Tally
+from concept_conductor.memory.tracker import MemoryTracker
 from concept_conductor.method.alignment import align
 from concept_conductor.method.injection import inject
 from concept_conductor.method.multipath import Multipath, multipath
@@ -29,11 +29,11 @@ FRAGMENTATION = 0.1
 NOW = torch.tensor(500)
 ATTENTION_LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
 
-TEXTS, REFERENCE, ALIGNMENT, INJECTION, PICTURE = "texts", "reference", "alignment", "injection", "picture"
+TEXTS, REFERENCE, ALIGNMENT, INJECTION, IMAGE = "texts", "reference", "alignment", "injection", "image"
 
 
 @dataclass(frozen=True)
-class Thrift:
+class MemoryOptions:
     """The settings that trade time for memory.
 
     Attributes:
@@ -67,15 +67,15 @@ class Estimate:
         object.__setattr__(self, "peak", int(max(self.phases.values()) * (1 + FRAGMENTATION)) + CUDA_ITSELF)
 
 
-class Rehearsal:
+class DryRun:
     """One run on a model without data; different thrift is estimated without rehearsing all of it anew.
 
     Args:
-        backbone: the model, usually on the ``meta`` device (:meth:`.Blueprint.backbone`); any other works too.
+        backbone: the model, usually on the ``meta`` device (:meth:`.MetaModel.backbone`); any other works too.
         settings: filled.
         size: width and height in pixels.
         updates: each concept's U-Net weights.
-        images: pictures at once.
+        images: images at once.
     """
 
     def __init__(
@@ -91,17 +91,20 @@ class Rehearsal:
         self.updates: list[Mapping[str, Update]] = [{}, *(on_device(update, backbone.device) for update in updates)]
         factor = backbone.vae_factor
         self.pixels = (1, 3, size[1], size[0])
-        self.tokens = int(backbone.readers[0].encoder.config.max_position_embeddings)
+        self.tokens = int(backbone.text_encoders[0].model.config.max_position_embeddings)
         self.latents = (images, int(backbone.unet.config.in_channels), size[1] // factor, size[0] // factor)
         # each depends on few settings, so that most of a further estimate is known already
         self._texts, self._reference = cache(self._rehearse_texts), cache(self._rehearse_reference)
         self._alignment, self._injection = cache(self._rehearse_alignment), cache(self._rehearse_injection)
-        self._picture = cache(self._rehearse_picture)
+        self._image = cache(self._rehearse_image)
 
-    def estimate(self, thrift: Thrift) -> Estimate:
+    def estimate(self, thrift: MemoryOptions) -> Estimate:
         """What the run needs with these settings."""
         backbone = self.backbone
-        texts = {f"text encoder {index}": r.encoder for index, r in enumerate(backbone.readers, start=1)}
+        texts = {
+            f"text encoder {index}": text_encoder.model
+            for index, text_encoder in enumerate(backbone.text_encoders, start=1)
+        }
         networks: dict[str, nn.Module] = {**texts, "U-Net": backbone.unet, "VAE": backbone.vae}
         weights = {name: bytes_of(network) for name, network in networks.items()}
 
@@ -114,22 +117,22 @@ class Rehearsal:
             phases[REFERENCE] = present("VAE") + self._reference(thrift.vae_tiling)
             phases[ALIGNMENT] = present("U-Net") + self._alignment(paths, thrift.gradient_checkpointing)
         phases[INJECTION] = present("U-Net") + self._injection(paths)
-        phases[PICTURE] = present("VAE") + self._picture(thrift.vae_tiling)
+        phases[IMAGE] = present("VAE") + self._image(thrift.vae_tiling)
         return Estimate(weights, phases)
 
     def _rehearse_texts(self) -> int:
         rows = self.backbone.text_layers if len(self.updates) > 1 else 1
         ids = torch.zeros(rows, self.tokens, dtype=torch.long, device=self.backbone.device)
         with torch.no_grad():
-            return peak_of(lambda: [reader(ids) for reader in self.backbone.readers])
+            return peak_of(lambda: [text_encoder(ids) for text_encoder in self.backbone.text_encoders])
 
     def _rehearse_reference(self, tiling: bool) -> int:
         pixels = torch.empty(self._tile(self.pixels, tiling, TILE), device=self.backbone.device)
         return peak_of(lambda: self.backbone.encode_image(pixels)) + self._whole(tiling)
 
-    def _rehearse_picture(self, tiling: bool) -> int:
+    def _rehearse_image(self, tiling: bool) -> int:
         tile = TILE // self.backbone.vae_factor
-        latents = self._tensor(*self._tile((1, *self.latents[1:]), tiling, tile))  # pictures are decoded one by one
+        latents = self._tensor(*self._tile((1, *self.latents[1:]), tiling, tile))  # images are decoded one by one
         return peak_of(lambda: self.backbone.decode_latents(latents)) + self._whole(tiling)
 
     def _tile(self, shape: tuple[int, ...], tiling: bool, side: int) -> tuple[int, ...]:
@@ -137,7 +140,7 @@ class Rehearsal:
         return (*shape[:2], *(min(length, side) for length in shape[2:])) if tiling else shape
 
     def _whole(self, tiling: bool) -> int:
-        """The bytes of the picture that tiles are put together to: as tiles, rows and whole."""
+        """The bytes of the image that tiles are put together to: as tiles, rows and whole."""
         return 3 * math.prod(self.pixels) * torch.float32.itemsize if tiling else 0
 
     def _rehearse_alignment(self, paths_per_forward: int | None, checkpointing: bool) -> int:
@@ -178,7 +181,7 @@ class Rehearsal:
         """Conditioning of all paths."""
         rows = (len(self.updates), 2 if self.settings.guidance_scale > 1 else 1)
         width = int(self.backbone.unet.config.cross_attention_dim)
-        pooled = int(self.backbone.readers[-1].encoder.config.projection_dim)
+        pooled = int(self.backbone.text_encoders[-1].model.config.projection_dim)
         return Conditioning(
             self._tensor(*rows, self.backbone.text_layers, self.tokens, width), self._tensor(*rows, pooled)
         )
@@ -189,7 +192,7 @@ class Rehearsal:
 
 def peak_of(run: Callable[[], object]) -> int:
     """The most bytes alive while ``run`` runs, of those it makes."""
-    with Tally() as tally:
+    with MemoryTracker() as tally:
         run()
     return tally.peak
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from concept_conductor.memory.estimate import Rehearsal, Thrift
+from concept_conductor.memory.estimate import DryRun, MemoryOptions
 
 GIB = 2**30
 #: GiB of the cards that people have.
@@ -33,14 +33,14 @@ class Option(BaseModel):
     card: int | None
 
 
-def options(rehearsal: Rehearsal, own: Thrift) -> list[Option]:
+def options(rehearsal: DryRun, own: MemoryOptions) -> list[Option]:
     """The recipe as it is, and then with one more setting at a time, those that cost least time first.
 
     Settings that save next to nothing are left out.
     """
     kept, settings = own, dict[str, str]()
     found = [option(rehearsal, own, settings)]
-    for name, value, changed in thriftier(rehearsal, own):
+    for name, value, changed in cheaper_options(rehearsal, own):
         thrift, more = replace(kept, **changed), {**settings, name: value}
         tried = option(rehearsal, thrift, more)
         if tried.peak < (1 - WORTH_IT) * found[-1].peak:
@@ -49,14 +49,14 @@ def options(rehearsal: Rehearsal, own: Thrift) -> list[Option]:
     return found
 
 
-def option(rehearsal: Rehearsal, thrift: Thrift, settings: Mapping[str, str]) -> Option:
+def option(rehearsal: DryRun, thrift: MemoryOptions, settings: Mapping[str, str]) -> Option:
     """What ``settings``, which amount to ``thrift``, need."""
     peak = rehearsal.estimate(thrift).peak
     written = tuple(f"{name}: {value}" for name, value in settings.items())
     return Option(settings=written, peak=peak, card=smallest_card(peak))
 
 
-def thriftier(rehearsal: Rehearsal, own: Thrift) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def cheaper_options(rehearsal: DryRun, own: MemoryOptions) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Each setting that may save memory: its name and value in a recipe, and as a change of thrift."""
     if not own.vae_tiling:
         yield "vae_tiling", "true", {"vae_tiling": True}

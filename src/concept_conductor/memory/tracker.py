@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Tally(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Inside this context every tensor that an operation makes is counted until it is gone.
 
     Attributes:

@@ -61,7 +61,7 @@ class MasksOfRegions(ABC):
         nothing = Masks(torch.zeros(1, 0, *self.latent_size, dtype=torch.bool, device=timesteps.device))
         fusion = Fusion(nothing, Injection(self_attention=False, cross_attention=False), record=True)
         assert reference.text is not None
-        paths.noise(reference.latents[int(t)], t, reference.text.conditional, BASE_PATH, fusion)
+        paths.predict(reference.latents[int(t)], t, reference.text.conditional, BASE_PATH, fusion)
         attention = fusion.attention[0][0]  # (1, tokens, tokens)
         seeds = torch.tensor([self.refinement.seed])
         ks = [k for k in self.clusterings if k <= attention.shape[-1]]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.denoiser.masks import Masks
-from concept_conductor.denoiser.paths import Fusion, Recording
+from concept_conductor.denoiser.paths import AttentionRecord, Fusion
 from concept_conductor.method.multipath import Multipath
 from concept_conductor.settings import Injection
 
@@ -21,7 +21,7 @@ def inject(
     guidance_scale: float,
     settings: Injection | None,
     record: bool,
-    recording: Recording | None = None,
+    recording: AttentionRecord | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The base path's guided prediction with every concept injected where its mask is.
 
@@ -42,12 +42,12 @@ def inject(
     if settings is not None and settings.margin is not None:
         masks = masks.grown(settings.margin)
     fusion = Fusion(masks, settings or Injection(self_attention=False, cross_attention=False), record)
-    # without fusion or recording nothing of a concept path reaches the picture
+    # without fusion or recording nothing of a concept path reaches the image
     chunks = paths.chunks() if settings is not None or record else [slice(0, 1)]
     by_noise = settings is not None and settings.noise
     attention, concepts = None, latents.new_empty(paths.count if by_noise else 0, *latents.shape)
     for chunk in chunks:
-        noise = paths.noise(latents, t, text, chunk, fusion, recording)
+        noise = paths.predict(latents, t, text, chunk, fusion, recording)
         if by_noise:
             concepts[chunk] = guided(noise.transpose(0, 1), guidance_scale)
         if record:

@@ -16,7 +16,7 @@ from torch import Tensor
 from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.files import content_hash, default_cache_folder, written_whole
+from concept_conductor.io.files import atomic_write, content_hash, default_cache_folder
 from concept_conductor.method.multipath import Multipath
 from concept_conductor.settings import Inversion
 
@@ -113,8 +113,8 @@ def inverted_latents(
     text = source.text.conditional
     kept = {}
     for done, t in enumerate(visited, start=1):
-        prediction = paths.noise(latents, t, text, BASE_PATH, fusion=None)[0, 0]
-        noise = backbone.noise_in(latents, prediction, t)
+        prediction = paths.predict(latents, t, text, BASE_PATH, fusion=None)[0, 0]
+        noise = backbone.to_epsilon(latents, prediction, t)
         latents = scheduler.step(noise, t, latents).prev_sample
         if int(t) in needed:
             kept[int(t)] = latents
@@ -217,7 +217,7 @@ class Cache:
         tensors = {f"latents.{t}": z.cpu().contiguous() for t, z in inverted.latents.items()}
         tensors |= {f"keys.{t}": k.cpu().contiguous() for t, k in inverted.keys.items()}
         try:
-            with written_whole(self.file) as entry:
+            with atomic_write(self.file) as entry:
                 entry.write(save(tensors, metadata={"sha256": content_hash(tensors)}))
         except (OSError, ConductorError) as error:
             logger.warning("the inversion could not be cached in %s (%s)", self.file.parent, error)

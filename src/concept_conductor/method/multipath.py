@@ -19,12 +19,12 @@ from concept_conductor.denoiser.layers import (
     attention_layers,
     block_of,
     cross_attention_names,
-    plain,
     self_attention,
+    unwrap_compiled,
 )
 from concept_conductor.denoiser.lora import pathwise
-from concept_conductor.denoiser.paths import Forward, Fusion, Paths, Recording
-from concept_conductor.denoiser.text_cache import remembering
+from concept_conductor.denoiser.paths import AttentionRecord, Forward, Fusion, Paths
+from concept_conductor.denoiser.text_cache import cached_text_kv
 from concept_conductor.errors import BusyError, ConductorError
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ class Multipath:
         starts = range(0, self.count, self.paths_per_forward)
         return [slice(start, min(start + self.paths_per_forward, self.count)) for start in reversed(starts)]
 
-    def noise(
+    def predict(
         self,
         latents: Tensor,
         t: Tensor,
         text: Conditioning,
         chunk: slice,
         fusion: Fusion | None,
-        recording: Recording | None = None,
+        recording: AttentionRecord | None = None,
     ) -> Tensor:
         """What the paths of ``chunk`` predict from the same latents.
 
@@ -104,7 +104,7 @@ class Multipath:
         text = text.conditional
         remembered = self._of_texts(text, chunk, len(latents))
         forward = Forward(chunk, text.texts[chunk], len(latents), stop_at_layout=True, remembered=remembered)
-        unet = plain(self.backbone.unet)  # a compiled U-Net could not be left half way
+        unet = unwrap_compiled(self.backbone.unet)  # a compiled U-Net could not be left half way
         last = unet.get_submodule(self.backbone.layout_layer)
         wanted = gradient_checkpointing or bool(getattr(unet, "is_gradient_checkpointing", False))
         try:
@@ -136,9 +136,9 @@ class Multipath:
                     rows, timestep, encoder_hidden_states=forward.rows_of_text(0), return_dict=False, **added
                 )[0]
         except torch.OutOfMemoryError as error:
-            ways = "set paths_per_forward=1, make smaller or fewer pictures at once"
+            ways = "set paths_per_forward=1, make smaller or fewer images at once"
             if self.paths_per_forward == 1:
-                ways = "make smaller or fewer pictures at once, or use fewer concepts"
+                ways = "make smaller or fewer images at once, or use fewer concepts"
             raise torch.OutOfMemoryError(f"the GPU ran out of memory; {ways} ({error})") from error
         return output
 
@@ -158,7 +158,7 @@ def multipath(
         BusyError: another sampler is in this U-Net already.
         ConductorError: the U-Net's attention processors or layers do not fit.
     """
-    unet = plain(backbone.unet)
+    unet = unwrap_compiled(backbone.unet)
     assert isinstance(unet, UNet2DConditionModel)
     if unet in _busy:
         raise BusyError("this U-Net is already sampling; finish or close that run first, or load a second pipeline")
@@ -167,7 +167,7 @@ def multipath(
     processors = wrap(unet, backbone.defaults, paths)
     _busy.add(unet)
     try:
-        with pathwise(unet, updates, paths), remembering(unet, paths):
+        with pathwise(unet, updates, paths), cached_text_kv(unet, paths):
             unet.set_attn_processor(dict(processors))  # a copy: set_attn_processor empties what it is given
             yield Multipath(backbone, paths, len(updates), paths_per_forward)
     finally:

@@ -12,7 +12,7 @@ from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.concepts.data import Update
 from concept_conductor.denoiser.masks import Masks
-from concept_conductor.denoiser.paths import Recording
+from concept_conductor.denoiser.paths import AttentionRecord
 from concept_conductor.method.alignment import align
 from concept_conductor.method.background import Background
 from concept_conductor.method.initial_masks import GivenMasks, MaskSource
@@ -20,7 +20,7 @@ from concept_conductor.method.injection import inject
 from concept_conductor.method.inversion import InversionSource, Inverted, Progress, invert
 from concept_conductor.method.multipath import multipath
 from concept_conductor.method.refinement import RefinedMasks
-from concept_conductor.method.snapshot import Observation, observe
+from concept_conductor.method.snapshot import Snapshot, snapshot_reference
 from concept_conductor.settings import SamplingSettings
 
 
@@ -44,14 +44,14 @@ class Step:
     masks: Tensor
     layout_loss: Tensor | None
     refined: RefinedMasks | None = None
-    observation: Observation | None = None
-    reference: Observation | None = None
+    observation: Snapshot | None = None
+    reference: Snapshot | None = None
 
 
 @torch.no_grad()
 def sample(
     backbone: Backbone,
-    scene: Scene,
+    scene: SamplingInputs,
     settings: SamplingSettings,
     progress: Progress | None = None,
     observed: Container[int] = (),
@@ -97,7 +97,7 @@ def sample(
                 keys = reference.keys[int(t)]
                 foreground = masks.fused.tokens(len(keys)).any(1) if alignment.foreground_only else None
                 latents, loss = align(paths, latents, t, keys, text, alignment, foreground)
-            recording = Recording() if index in observed else None
+            recording = AttentionRecord() if index in observed else None
             noise, attention = inject(
                 paths,
                 latents,
@@ -111,8 +111,8 @@ def sample(
             )
             observation = look = None
             if recording is not None:
-                observation = Observation.of(recording, backbone, latents, t, settings.guidance_scale)
-                look = None if reference is None else observe(paths, reference, t)
+                observation = Snapshot.of(recording, backbone, latents, t, settings.guidance_scale)
+                look = None if reference is None else snapshot_reference(paths, reference, t)
             if refinement is not None and attention is not None:
                 masks = masks.refined(attention, index, refinement)
             latents = backbone.scheduler.step(noise, t, latents, return_dict=False)[0]
@@ -141,10 +141,10 @@ def sample_alone(
         latents: the initial noise, ``(images, 4, h, w)``.
 
     Returns:
-        Pictures ``(images, 3, H, W)`` in 0..1.
+        Images ``(images, 3, H, W)`` in 0..1.
     """
     nowhere = GivenMasks(torch.zeros(0, *latents.shape[-2:], dtype=torch.bool))
-    scene = Scene(text, [update], latents.to(backbone.device, backbone.dtype), nowhere)
+    scene = SamplingInputs(text, [update], latents.to(backbone.device, backbone.dtype), nowhere)
     settings = SamplingSettings(
         steps=steps, guidance_scale=guidance_scale, alignment=None, injection=None, refinement=None
     )
@@ -153,7 +153,7 @@ def sample_alone(
 
 
 @dataclass(frozen=True)
-class Scene:
+class SamplingInputs:
     """All that a run starts from, checked once and then trusted.
 
     Attributes:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from concept_conductor.backbones.base import Backbone
-from concept_conductor.denoiser.paths import Recording
+from concept_conductor.denoiser.paths import AttentionRecord
 from concept_conductor.method.injection import guided
 from concept_conductor.method.inversion import BASE_PATH, Inverted
 from concept_conductor.method.multipath import Multipath
 
 
 @dataclass(frozen=True)
-class Observation:
+class Snapshot:
     """What some paths computed in one step, on the device, the base path first.
 
     Paths that a run does not compute at a step (all concepts', where nothing is injected or refined) are not there.
@@ -32,8 +32,8 @@ class Observation:
 
     @classmethod
     def of(
-        cls, recording: Recording, backbone: Backbone, latents: Tensor, t: Tensor, guidance_scale: float
-    ) -> Observation:
+        cls, recording: AttentionRecord, backbone: Backbone, latents: Tensor, t: Tensor, guidance_scale: float
+    ) -> Snapshot:
         """What ``recording`` holds, in the paths' order.
 
         Args:
@@ -48,11 +48,11 @@ class Observation:
             for chunks in (recording.predictions, recording.self_attention, recording.cross_attention)
         )
         noise = guided(predictions.transpose(0, 1), guidance_scale)  # (paths, images, 4, h, w)
-        return cls(backbone.clean_in(latents, noise, t), self_attention, cross_attention)
+        return cls(backbone.pred_original_sample(latents, noise, t), self_attention, cross_attention)
 
 
-def observe(paths: Multipath, reference: Inverted, t: Tensor) -> Observation:
+def snapshot_reference(paths: Multipath, reference: Inverted, t: Tensor) -> Snapshot:
     """A look at the layout reference at timestep ``t``: one more forward of the base path, one image, no guidance."""
-    latents, recording = reference.latents[int(t)], Recording()
-    paths.noise(latents, t, reference.text.conditional, BASE_PATH, None, recording)
-    return Observation.of(recording, paths.backbone, latents, t, guidance_scale=1.0)
+    latents, recording = reference.latents[int(t)], AttentionRecord()
+    paths.predict(latents, t, reference.text.conditional, BASE_PATH, None, recording)
+    return Snapshot.of(recording, paths.backbone, latents, t, guidance_scale=1.0)

@@ -1,7 +1,7 @@
 """The embedded model `mini`: a small Stable Diffusion of a world of stickers, with its data and its judge.
 
 designs (icons -> atlas) -> world (scenes) -> tokenizer, vae -> unet (with its text encoder) -> report.
-The judge sees the same world and says what stands where in a picture.
+The judge sees the same world and says what stands where in an image.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""The judge: finds the objects of a picture, and says of each its class, its design and its mask, or nothing.
+"""The judge: finds the objects of an image, and says of each its class, its design and its mask, or nothing.
 
 A convolutional network gives, for each pixel, a distribution over the known designs and "none of these", how near it
 is to the middle of an object, and where that middle lies; peaks become objects and pixels vote for the nearest. It is
-trained on renderings only, never on generated pictures: noise, blur, colour shifts, a noisy trip through the
+trained on renderings only, never on generated images: noise, blur, colour shifts, a noisy trip through the
 autoencoder, objects of unknown classes, blobs and empty backgrounds make it careful.
 
 The two fluent sets look alike and count as one style here.
@@ -31,16 +31,16 @@ from concept_conductor.mini.trainer import Replica, Settings, Trainer
 from concept_conductor.mini.world import Scenes, World
 
 STRIDE = 2
-"""Pixels of the picture per cell of the network's output."""
+"""Pixels of the image per cell of the network's output."""
 SMALLEST = 0.006
-"""Least share of the picture that an object's mask covers."""
+"""Least share of the image that an object's mask covers."""
 PEAK = 0.3
 """Least height of a peak of the middles' map."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One object in a picture of `size` pixels (the judge's own, whatever the picture's)."""
+    """One object in an image of `size` pixels (the judge's own, whatever the image's)."""
 
     class_name: str
     design: str
@@ -50,7 +50,7 @@ class Finding:
     score: float
     """0..1: how sure the design is, averaged over the mask."""
     box: tuple[float, float, float, float]
-    """left, top, right, bottom as fractions of the picture's sides."""
+    """left, top, right, bottom as fractions of the image's sides."""
 
 
 def known_designs(designs: tuple[Design, ...], classes: tuple[str, ...]) -> list[str]:
@@ -130,14 +130,14 @@ class Judge:
         save_file(weights, file, {"designs": json.dumps(self.designs), "size": str(self.size)})
 
     def find(self, image: Image.Image) -> list[Finding]:
-        """The objects of one picture, from left to right; none if there is nothing the judge knows."""
+        """The objects of one image, from left to right; none if there is nothing the judge knows."""
         pixels = image.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC)
         tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 127.5 - 1
         return self.find_all(tensor[None])[0]
 
     @torch.no_grad()
     def find_all(self, images: Tensor) -> list[list[Finding]]:
-        """The objects of each of `(B, 3, size, size)` pictures, -1..1."""
+        """The objects of each of `(B, 3, size, size)` images, -1..1."""
         device = next(self.network.parameters()).device
         raw = self.network(images.to(device)).float().cpu()
         shares = F.interpolate(raw[:, :-3], scale_factor=float(STRIDE), mode="bilinear").softmax(1)
@@ -146,7 +146,7 @@ class Judge:
         return [self._assemble(*parts) for parts in zip(shares, heat, offsets)]
 
     def _assemble(self, shares: Tensor, heat: Tensor, offsets: Tensor) -> list[Finding]:
-        """Findings of one picture from `(designs + 1, size, size)`, `(size / 2, size / 2)`, `(2, size, size)`."""
+        """Findings of one image from `(designs + 1, size, size)`, `(size / 2, size / 2)`, `(2, size, size)`."""
         summit = F.max_pool2d(heat[None], 5, 1, 2)[0]
         peaks = torch.nonzero((heat == summit) & (heat > PEAK)).flip(1)  # (peaks, 2) as x, y
         if not len(peaks):
@@ -206,8 +206,8 @@ def targets(scenes: Scenes, label: Tensor, unknown: int) -> tuple[Tensor, Tensor
     return design, heat, middle - grid, known
 
 
-def scramble(scenes: Scenes, generator: torch.Generator) -> Tensor:
-    """Pictures `(B, 3, size, size)` that show nothing: noise, blobs, and the scenes' own backgrounds with blobs."""
+def negatives(scenes: Scenes, generator: torch.Generator) -> Tensor:
+    """Images `(B, 3, size, size)` that show nothing: noise, blobs, and the scenes' own backgrounds with blobs."""
     images = scenes.images
     count, _, size, _ = images.shape
 
@@ -223,7 +223,7 @@ def scramble(scenes: Scenes, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def weather(images: Tensor, vae: AutoencoderKL, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, vae: AutoencoderKL, generator: torch.Generator) -> Tensor:
     """Wear `images` as generation might: a noisy trip through the autoencoder for a quarter, blur, tint, noise."""
     count, _, size, _ = images.shape
 
@@ -271,8 +271,8 @@ class JudgeLoss:
         scenes = self.world.draw(designs, backdrops, generator)
         images = scenes.images
         if nothing.any():
-            images = torch.where(nothing.to(images.device)[:, None, None, None], scramble(scenes, generator), images)
-        images = weather(images, self.vae, generator)
+            images = torch.where(nothing.to(images.device)[:, None, None, None], negatives(scenes, generator), images)
+        images = augment(images, self.vae, generator)
         design, heat, offsets, known = targets(scenes, self.label, self.unknown)
         with torch.autocast(images.device.type, torch.bfloat16):
             raw = network(images.contiguous(memory_format=torch.channels_last))
@@ -292,14 +292,14 @@ class Marks:
     design_right: float
     mask_iou: float
     strays: float
-    """Findings that match no object, per picture."""
+    """Findings that match no object, per image."""
     silent: float
-    """Share of pictures of nothing in which nothing is found."""
+    """Share of images of nothing in which nothing is found."""
 
 
 @torch.no_grad()
 def examine(judge: Judge, world: World, count: int, seed: int) -> Marks:
-    """Judge `count` fresh scenes of `world` and as many pictures of nothing."""
+    """Judge `count` fresh scenes of `world` and as many images of nothing."""
     generator = torch.Generator().manual_seed(seed)
     scenes = world.sample(count, generator)
     atlas = Atlas.load()
@@ -316,7 +316,7 @@ def examine(judge: Judge, world: World, count: int, seed: int) -> Marks:
             designs.append(found is not None and found.design == _judged_name(atlas.designs[cell]))
         strays += len(left)
     empty = world.draw(torch.full_like(scenes.designs, -1), scenes.backdrops, generator)
-    silent = [not findings for findings in judge.find_all(scramble(empty, generator))]
+    silent = [not findings for findings in judge.find_all(negatives(empty, generator))]
     return Marks(
         class_right=float(np.mean(classes)),
         design_right=float(np.mean(designs)),

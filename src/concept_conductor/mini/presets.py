@@ -15,7 +15,7 @@ class Preset:
     classes: tuple[str, ...]
     backdrops: tuple[str, ...]
     size: int
-    """Side of the picture, pixels; latents have a quarter of it."""
+    """Side of the image, pixels; latents have a quarter of it."""
     odds: tuple[float, ...]
     """Of scenes with one, two, three objects."""
     vae_channels: tuple[int, ...]
@@ -63,22 +63,22 @@ CPU = Preset(
     judge=Settings(minutes=10, muon=3e-3, adam=1.5e-3, average=0.998),
     # With 16x16 latents the layout layer lies one resolution higher than SD1.5's; the mask layer is SD1.5's own. That
     # was measured: clusters of each decoder self-attention layer at steps 13 to 20 of 50 against the judge's masks of
-    # the finished picture, best IoU, 32 objects: up_blocks.2: 0.41, 0.50, 0.75; up_blocks.3: 0.33, 0.46, 0.41.
-    # The step size was chosen by looking at 12 pictures of 6 layouts, base path only, 50 steps, guidance 4. IoU of the
-    # judge's masks with the layout's, and pictures with both classes: 0: 0.46, 12; 30: 0.68, 12; 100: 0.71, 11;
+    # the finished image, best IoU, 32 objects: up_blocks.2: 0.41, 0.50, 0.75; up_blocks.3: 0.33, 0.46, 0.41.
+    # The step size was chosen by looking at 12 images of 6 layouts, base path only, 50 steps, guidance 4. IoU of the
+    # judge's masks with the layout's, and images with both classes: 0: 0.46, 12; 30: 0.68, 12; 100: 0.71, 11;
     # 300: 0.76, 12; 1000: 0.49, 7 (noise); 3000: 0.00, 0. With concepts their own shapes suffer first: 10, not 30.
-    # In so small a U-Net the encoder's attention tells one design from another too. Twenty pictures (ten pairs, two
+    # In so small a U-Net the encoder's attention tells one design from another too. Twenty images (ten pairs, two
     # scenes, one seed, 50 steps), both concepts right and placed, and concepts omitted, by the blocks that are fused:
     # up: 9, 7 of 40; mid and up: 9, 7; down, mid and up: 14, 5.
     # An object has six or seven latents a side, so that its outline is a guess and tight masks cut ears off.
-    # Forty pictures (ten pairs, two layouts, seeds 10 and 11), both concepts right and placed, concepts omitted of 80,
+    # Forty images (ten pairs, two layouts, seeds 10 and 11), both concepts right and placed, concepts omitted of 80,
     # and IoU with the layout's objects, injected in the masks: 24, 9, 0.59; a latent around them: 36, 3, 0.59; two: 35,
-    # 4, 0.58. Growing the layout's masks alone, by a tenth of the picture, gave 32, 5, 0.56.
+    # 4, 0.58. Growing the layout's masks alone, by a tenth of the image, gave 32, 5, 0.56.
     # The mask layer has 8x8 tokens, two latents a side, so that refinement blunted exact masks: of the same forty
-    # pictures 36 were right with it and 39 without, and of eighty at seeds 0 to 3, 65 and 78. Clusters that overlap a
+    # images 36 were right with it and 39 without, and of eighty at seeds 0 to 3, 65 and 78. Clusters that overlap a
     # mask by less than half count as wrong (37, 1 omitted), and outlines are kept where tokens agree: 39, none. Layers
     # with 16x16 tokens have no objects for clusters (32, 7).
-    # Guidance overshoots contrast until colours are no design's: of 16 pictures of dog-noto alone 11 were recognised at
+    # Guidance overshoots contrast until colours are no design's: of 16 images of dog-noto alone 11 were recognised at
     # 2.5, all at 1.5; with the shipped concepts 16 of the twenty pairs at seed 5.
     conductor={
         "layout_layer": "up_blocks.2.attentions.0.transformer_blocks.0.attn1",

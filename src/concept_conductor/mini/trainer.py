@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 from concept_conductor.mini.muon import Muon
 
 
@@ -151,7 +151,7 @@ class Trainer(Generic[Model]):
 
     def save(self) -> None:
         """Write the state; a kill leaves it or the one before whole."""
-        with written_whole(self.state) as file:
+        with atomic_write(self.state) as file:
             torch.save(
                 {
                     "model": self.model.state_dict(),

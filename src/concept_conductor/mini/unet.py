@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 from concept_conductor.mini.presets import Preset
 from concept_conductor.mini.tokenizer import LENGTH
 from concept_conductor.mini.trainer import Replica, Settings, Trainer
@@ -121,7 +121,7 @@ def load_or_encode(
     own = files[replica.rank]
     if not own.exists():
         part = encode_scenes(vae, world, tokenizer, count // replica.count, seed=1000 + replica.rank)
-        with written_whole(own) as file:
+        with atomic_write(own) as file:
             torch.save(part, file)
     while not all(file.exists() for file in files):
         time.sleep(0.5)

@@ -1,6 +1,6 @@
 """The sticker world: one to three objects on a painted background, with exact captions and masks.
 
-Scenes are composed in batches with torch alone, on any device. Positions are fractions of the picture's side, x to
+Scenes are composed in batches with torch alone, on any device. Positions are fractions of the image's side, x to
 the right and y down. Objects are numbered, and named in captions, from left to right. Whole scenes are never
 mirrored (that would break left and right), single drawings are.
 """
@@ -159,9 +159,9 @@ class World:
         flip = torch.where(uniform(0, 1) < mirror, -1.0, 1.0)
         tone = torch.stack([uniform(0.92, 1.06), uniform(0.88, 1.12)], -1)
 
-        # Painted at twice the size from back to front (lowest feet last), then averaged.
-        picture = self._paint(backdrops, uniform)
-        covered = picture.new_zeros(count, slots, *picture.shape[-2:])
+        # JobResult at twice the size from back to front (lowest feet last), then averaged.
+        image = self._paint(backdrops, uniform)
+        covered = image.new_zeros(count, slots, *image.shape[-2:])
         order = torch.where(present, y + half, -torch.inf).argsort(1)
         for rank in range(slots):
             k = order[:, rank]
@@ -170,12 +170,12 @@ class World:
                 continue
             at = (row, k[row])
             numbers = (v[at].to(self.device) for v in (x, y, half, side, flip, tone, designs))
-            shadow, colour, alpha = self._sticker(picture.shape[-1], *numbers)
+            shadow, colour, alpha = self._sticker(image.shape[-1], *numbers)
             rows = row.to(self.device)
-            picture[rows] = picture[rows] * (1 - shadow) * (1 - alpha) + colour
+            image[rows] = image[rows] * (1 - shadow) * (1 - alpha) + colour
             covered[rows] *= 1 - alpha
             covered[rows, k[row].to(self.device)] = alpha[:, 0]
-        images = F.avg_pool2d(picture, 2).clamp(0, 1) * 2 - 1
+        images = F.avg_pool2d(image, 2).clamp(0, 1) * 2 - 1
         return Scenes(images, F.avg_pool2d(covered, 2) > 0.5, designs, backdrops)
 
     def _sticker(
@@ -219,21 +219,21 @@ class World:
         ridge = horizon - uniform(low, high, count).to(self.device)[:, None, None]
         crest = ridge - wave * torch.sin(axis * turns[:, None] + phase[:, None])[:, None, :]
 
-        picture = layer([b.sky for b in chosen], torch.zeros_like(horizon), ridge)
+        image = layer([b.sky for b in chosen], torch.zeros_like(horizon), ridge)
         disc = torch.tensor([b.disc is not None for b in chosen]).to(self.device)[:, None, None, None]
         centre = torch.stack([uniform(0.1, 0.9, count), uniform(0.08, 0.2, count)], 1).to(self.device)
         radius = uniform(0.06, 0.085, count).to(self.device)[:, None, None]
         distance = torch.hypot(axis[None, None] - centre[:, 0, None, None], down - centre[:, 1, None, None])
         inside = ((radius - distance) * pixels + 0.5).clamp(0, 1)[:, None] * disc
         colour = numbers(_rgb(b.disc or "000000") for b in chosen).to(self.device)[..., None, None]
-        picture = picture + (colour - picture) * inside
+        image = image + (colour - image) * inside
         for colours, edge, bottom in (
             ([b.ridge for b in chosen], crest, horizon),
             ([b.ground for b in chosen], horizon, torch.ones_like(horizon)),
         ):
             below = ((down - edge) * pixels + 0.5).clamp(0, 1)[:, None]
-            picture = picture + (layer(colours, edge, bottom) - picture) * below
-        return picture
+            image = image + (layer(colours, edge, bottom) - image) * below
+        return image
 
 
 def caption(classes: list[str], backdrop: str | None = None, counted: bool = True) -> str:

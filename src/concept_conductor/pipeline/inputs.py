@@ -14,7 +14,7 @@ from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.backbones.defaults import Defaults
 from concept_conductor.concepts.prompt import ConceptPrompt
-from concept_conductor.denoiser.lora import Scaled
+from concept_conductor.denoiser.lora import ScaledUpdates
 from concept_conductor.denoiser.masks import to_latent_grid
 from concept_conductor.errors import ConductorError
 from concept_conductor.io.tensors import image_pixels, mask_pixels
@@ -22,13 +22,13 @@ from concept_conductor.layouts.layout import Layout
 from concept_conductor.method.background import Background, InvertedBackground, NoisedBackground
 from concept_conductor.method.initial_masks import GivenMasks, MaskSource
 from concept_conductor.method.inversion import InversionSource
-from concept_conductor.method.sampling import Scene
+from concept_conductor.method.sampling import SamplingInputs
 from concept_conductor.pipeline.masks import mask_source
 from concept_conductor.placement.placement import Placement
 from concept_conductor.settings import Alignment, Injection, Inversion, Refinement, SamplingSettings, Settings
 
 
-def make_scene(
+def prepare_inputs(
     backbone: Backbone,
     settings: SamplingSettings,
     size: tuple[int, int],
@@ -40,7 +40,7 @@ def make_scene(
     placement: Placement | None = None,
     prompt_2: str | None = None,
     negative_prompt_2: str | None = None,
-) -> Scene:
+) -> SamplingInputs:
     """Check everything the user gave, and encode it.
 
     Args:
@@ -71,9 +71,9 @@ def make_scene(
             masks = mask_source(layout, len(concepts), size, latent_size, refinement)
         if settings.alignment is not None or layout.masks is None:  # regions are looked up in it
             reference = inversion_source(backbone, layout.image, layout.prompt, size, settings.inversion)
-    return Scene(
+    return SamplingInputs(
         text=Conditioning.stack(texts),
-        updates=[{}, *(Scaled(entry.concept.unet, entry.weight) for entry in concepts)],
+        updates=[{}, *(ScaledUpdates(entry.concept.unet, entry.weight) for entry in concepts)],
         latents=latents,
         masks=masks,
         reference=reference,
@@ -81,7 +81,7 @@ def make_scene(
     )
 
 
-def filled(
+def resolve_settings(
     defaults: Defaults,
     *,
     guidance_scale: float | None,

@@ -96,7 +96,7 @@ class EditedMasks:
 
     Attributes:
         source: where they come from.
-        edit: in pixels of a picture of
+        edit: in pixels of an image of
         size: width and height.
     """
 

@@ -27,8 +27,8 @@ from concept_conductor.layouts.layout import Layout
 from concept_conductor.method.inversion import Progress
 from concept_conductor.method.sampling import Step, sample
 from concept_conductor.pipeline import loading
-from concept_conductor.pipeline.inputs import filled, image_size, initial_latents, make_scene
-from concept_conductor.pipeline.postprocess import blacked_out, finished
+from concept_conductor.pipeline.inputs import image_size, initial_latents, prepare_inputs, resolve_settings
+from concept_conductor.pipeline.postprocess import black_out, postprocess
 from concept_conductor.placement.placement import Placement
 from concept_conductor.settings import Alignment, Injection, Inversion, Refinement
 from concept_conductor.tracing.trace import Trace
@@ -57,7 +57,7 @@ class ConductorOutput(BaseOutput):  # type: ignore[misc]
 
 
 class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type: ignore[misc]
-    """Any number of personalized concepts in one picture.
+    """Any number of personalized concepts in one image.
 
     Components are those of :class:`diffusers.StableDiffusionPipeline` or, for SDXL,
     :class:`diffusers.StableDiffusionXLPipeline`; ``to``, ``enable_model_cpu_offload`` and the like work as there.
@@ -180,7 +180,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         )
 
     def enable_vae_slicing(self) -> None:
-        """Decode pictures one after another; this pipeline does so anyway, users of ``vae`` may not."""
+        """Decode images one after another; this pipeline does so anyway, users of ``vae`` may not."""
         self.vae.enable_slicing()
 
     def disable_vae_slicing(self) -> None:
@@ -227,7 +227,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         negative_prompt_2: str | None = None,
         trace: Trace | str | Path | None = None,
     ) -> ConductorOutput | tuple[Any, Tensor]:
-        """Make pictures of ``prompt`` with every concept where the layout has it.
+        """Make images of ``prompt`` with every concept where the layout has it.
 
         Args:
             prompt: the base prompt.
@@ -237,8 +237,8 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
             height, width: in pixels, multiples of VAE factor times U-Net downsampling; None: the model's own size.
             num_inference_steps: T.
             guidance_scale: classifier-free guidance; 1 switches it off, None is the model's own (7.5, 1.5 for `mini`).
-            num_images_per_prompt: number of pictures.
-            generator: one draws all pictures' noise in order, a list gives one each.
+            num_images_per_prompt: number of images.
+            generator: one draws all images' noise in order, a list gives one each.
             latents: initial noise ``(images, 4, h, w)`` instead of drawing it.
             alignment, refinement, injection: the method's parts; None switches one off.
             inversion: of the layout reference.
@@ -252,7 +252,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
                 placement that is not cached.
             return_dict: False gives ``(images, masks)``.
             prompt_2, negative_prompt_2: what SDXL's second text encoder reads; None for the same as the first.
-            trace: a folder to write a look inside the run to (of the first picture); the pictures stay the same.
+            trace: a folder to write a look inside the run to (of the first image); the images stay the same.
 
         Returns:
             :class:`ConductorOutput`.
@@ -265,7 +265,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ConductorError(f"callbacks can be given {self._callback_tensor_inputs}, not {sorted(unknown)}")
         backbone = self.backbone
-        settings = filled(
+        settings = resolve_settings(
             backbone.defaults,
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -277,7 +277,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         )
         size = image_size(backbone, width, height)
         noise = initial_latents(backbone, size, num_images_per_prompt, generator, latents)
-        scene = make_scene(
+        scene = prepare_inputs(
             backbone,
             settings,
             size,
@@ -297,7 +297,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
 
             if self.safety_checker is not None:
                 raise ConductorError(
-                    "there is no trace with this checkpoint: its safety checker judges finished pictures"
+                    "there is no trace with this checkpoint: its safety checker judges finished images"
                 )
             wanted = trace if isinstance(trace, Trace) else Trace(trace)
             looking = tracing(wanted, backbone, settings, prompt, concepts, layout)
@@ -323,7 +323,7 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
                 replaced = (changes or {}).get("latents")
         assert step is not None
         final = step.latents if replaced is None else replaced
-        images, flagged = finished(backbone, final, size, placement, self.safety_checked, output_type)
+        images, flagged = postprocess(backbone, final, size, placement, self.safety_checked, output_type)
         self.maybe_free_model_hooks()
         masks = step.masks.cpu()
         if not return_dict:
@@ -331,11 +331,11 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         assert first is not None
         return ConductorOutput(images, masks, flagged, first.cpu())
 
-    def safety_checked(self, pictures: list[Image.Image]) -> tuple[list[Image.Image], list[bool] | None]:
+    def safety_checked(self, images: list[Image.Image]) -> tuple[list[Image.Image], list[bool] | None]:
         """Black out what the checkpoint's own safety checker refuses; None instead of verdicts without one."""
         if self.safety_checker is None:
-            return pictures, None
-        return blacked_out(pictures, self.safety_checker, self.feature_extractor, self._execution_device)
+            return images, None
+        return black_out(images, self.safety_checker, self.feature_extractor, self._execution_device)
 
 
 def load_model(model: str | Path, **kwargs: Any) -> ConceptConductorPipeline:

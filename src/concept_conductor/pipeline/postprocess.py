@@ -1,4 +1,4 @@
-"""From the last latents to pictures: decoded, an original's pixels put back around a placement, checked for safety."""
+"""From the last latents to images: decoded, an original's pixels put back around a placement, checked for safety."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from concept_conductor.backbones.base import Backbone
 from concept_conductor.io.tensors import _as_floats, mask_pixels, to_uint8
 from concept_conductor.placement.placement import Placement
 
-#: Blacks out pictures, and says which; None for want of a checker.
+#: Blacks out images, and says which; None for want of a checker.
 SafetyCheck = Callable[[list[Image.Image]], tuple[list[Image.Image], list[bool] | None]]
 
 
-def finished(
+def postprocess(
     backbone: Backbone,
     latents: Tensor,
     size: tuple[int, int],
@@ -31,7 +31,7 @@ def finished(
         latents: ``(n, 4, h, w)``.
         size: width and height in pixels.
         placement: outside of its mask, its image's own pixels are put back.
-        safety_checked: looks at the pictures.
+        safety_checked: looks at the images.
         output_type: "pil", "np", "pt" or "latent", for which nothing is decoded or checked.
 
     Returns:
@@ -41,46 +41,46 @@ def finished(
     if output_type == "latent":
         return latents, None
     pixels = torch.cat([backbone.decode_latents(one) for one in latents.split(1)])  # one by one, to save memory
-    pictures = [Image.fromarray(array) for array in to_uint8(pixels)]
+    images = [Image.fromarray(array) for array in to_uint8(pixels)]
     if placement is not None:
         original = placement.image.convert("RGB").resize(size)
         mask = Image.fromarray(mask_pixels(placement.mask, size).numpy())
-        pictures = [composite(picture, original, mask, backbone.vae_factor / 2) for picture in pictures]
-    pictures, flagged = safety_checked(pictures)
+        images = [composite(image, original, mask, backbone.vae_factor / 2) for image in images]
+    images, flagged = safety_checked(images)
     if output_type == "pil":
-        return pictures, flagged
+        return images, flagged
     if placement is not None or any(flagged or ()):
-        pixels = torch.from_numpy(_as_floats(pictures)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(_as_floats(images)).permute(0, 3, 1, 2)
     return (pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).cpu().numpy()), flagged
 
 
 @torch.no_grad()
-def decoded(backbone: Backbone, latents: Tensor) -> Image.Image:
+def decode_preview(backbone: Backbone, latents: Tensor) -> Image.Image:
     """What the first of ``latents`` shows so far."""
     return Image.fromarray(to_uint8(backbone.decode_latents(latents[:1]))[0])
 
 
-def blacked_out(
-    pictures: list[Image.Image], checker: Any, features: Any, device: torch.device
+def black_out(
+    images: list[Image.Image], checker: Any, features: Any, device: torch.device
 ) -> tuple[list[Image.Image], list[bool]]:
     """Black out what a checkpoint's safety checker refuses.
 
     Args:
-        pictures: RGB, of one size.
+        images: RGB, of one size.
         checker: diffusers' ``StableDiffusionSafetyChecker``, or one that is called as it is.
-        features: what prepares the pictures for it.
+        features: what prepares the images for it.
         device: where it runs.
     """
-    prepared = features(pictures, return_tensors="pt").pixel_values
+    prepared = features(images, return_tensors="pt").pixel_values
     checker.to(device)
-    _, flagged = checker(images=_as_floats(pictures), clip_input=prepared.to(device, checker.dtype))
+    _, flagged = checker(images=_as_floats(images), clip_input=prepared.to(device, checker.dtype))
     flagged = [bool(flag) for flag in flagged]
-    black = Image.new("RGB", pictures[0].size)
-    return [black if flag else picture for picture, flag in zip(pictures, flagged, strict=True)], flagged
+    black = Image.new("RGB", images[0].size)
+    return [black if flag else image for image, flag in zip(images, flagged, strict=True)], flagged
 
 
 def composite(generated: Image.Image, original: Image.Image, mask: Image.Image, feather: float) -> Image.Image:
-    """The generated picture inside the mask, exactly the original's pixels outside, the seam feathered inward.
+    """The generated image inside the mask, exactly the original's pixels outside, the seam feathered inward.
 
     Args:
         generated, original, mask: of one size; ``mask`` is "L", white where objects were placed.

@@ -11,8 +11,8 @@ from concept_conductor.pipeline.pipeline import ConceptConductorPipeline
 
 
 @dataclass(frozen=True)
-class PlainPictures:
-    """A pipeline's pictures without concepts or layout.
+class PlainImages:
+    """A pipeline's images without concepts or layout.
 
     Attributes:
         pipe: loaded.
@@ -38,6 +38,6 @@ class PlainPictures:
             generator=torch.Generator("cpu").manual_seed(seed),
             return_dict=False,
         )
-        picture = images[0]
-        assert isinstance(picture, Image.Image)
-        return picture
+        image = images[0]
+        assert isinstance(image, Image.Image)
+        return image

@@ -52,7 +52,7 @@ class Add:
     """An object that the image has not got; where neither a box nor a point is given, the cut-out's own position holds.
 
     Attributes:
-        cutout: the concept's own picture, cut out.
+        cutout: the concept's own image, cut out.
         box: ``(left, top, right, bottom)`` in pixels of the image: the cut-out stands in it, as large as it fits; or
         point: ``(x, y)`` in pixels of the image, where the cut-out's middle comes to lie.
         size: its longer side in pixels of the image, with ``point``; None for the cut-out's own scale.

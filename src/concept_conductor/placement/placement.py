@@ -11,7 +11,7 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.grounding.grounder import Grounder
-from concept_conductor.io.images import as_picture
+from concept_conductor.io.images import as_rgb
 from concept_conductor.io.tensors import MaskLike
 from concept_conductor.layouts.collage import Collage
 from concept_conductor.layouts.layout import Layout
@@ -39,7 +39,7 @@ class Placement:
     def __post_init__(self) -> None:
         if self.background not in ("inversion", "noise"):
             raise ConductorError(f"the placement's background must be 'inversion' or 'noise', not {self.background!r}")
-        object.__setattr__(self, "image", as_picture(self.image))
+        object.__setattr__(self, "image", as_rgb(self.image))
 
     @classmethod
     def of(
@@ -69,7 +69,7 @@ class Placement:
         Raises:
             ConductorError: an object that is not there, lies outside, or covers another.
         """
-        image = as_picture(image)
+        image = as_rgb(image)
         if not 0 <= margin <= 1:
             raise ConductorError(f"margin= is a share of the image's shorter side, 0 to 1, but it is {margin:g}")
         if not objects:

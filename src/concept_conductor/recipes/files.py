@@ -9,7 +9,7 @@ from pathlib import Path
 
 from concept_conductor.concepts.sources import find_file, find_source, sha256_of_source
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.documents import Place
+from concept_conductor.io.documents import FieldPath
 from concept_conductor.io.files import CHECKPOINTS, sha256_of
 from concept_conductor.recipes.schema.recipe import Recipe
 
@@ -25,7 +25,7 @@ def locate(name: str, folder: Path) -> Path:
     return path if path.exists() else find_file(name) if re.fullmatch(r"mini/[A-Za-z0-9_-]+", name) else path
 
 
-def locate_in(recipe: Recipe, place: Place, folder: Path, *, fetch: bool = True) -> Path:
+def locate_in(recipe: Recipe, place: FieldPath, folder: Path, *, fetch: bool = True) -> Path:
     """The file or folder named at ``place`` of a recipe whose paths count from ``folder``; concepts may be a hub's.
 
     Args:
@@ -59,7 +59,7 @@ def _other_model(name: str, folder: Path, fetch: bool) -> Path:
         raise ConductorError(f"the model '{found}' is not on this machine and cannot be had: {error}") from error
 
 
-def sha256_at(place: Place, path: Path) -> str:
+def sha256_at(place: FieldPath, path: Path) -> str:
     """SHA-256 of what a recipe names at a place: a file, a model or, of a concept, a folder too.
 
     Raises:
@@ -117,16 +117,16 @@ def model_sha256(model: Path) -> str:
 
 
 #: Where the file named at each place of a recipe lies.
-Located = Mapping[Place, Path | str]
+Located = Mapping[FieldPath, Path | str]
 
 
-def located_files(recipe: Recipe) -> dict[Place, Path | str]:
+def located_files(recipe: Recipe) -> dict[FieldPath, Path | str]:
     """Where the files that a recipe names lie.
 
     Raises:
         ConductorError: one is missing.
     """
-    paths: dict[Place, Path | str] = {}
+    paths: dict[FieldPath, Path | str] = {}
     for place in recipe.files():
         try:
             path = locate_in(recipe, place, recipe.folder)

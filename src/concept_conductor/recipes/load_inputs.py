@@ -10,14 +10,14 @@ from concept_conductor.concepts.concept import Concept
 from concept_conductor.concepts.prompt import ConceptPrompt
 from concept_conductor.errors import ConductorError
 from concept_conductor.grounding.grounder import Grounder
-from concept_conductor.io.documents import Place
+from concept_conductor.io.documents import FieldPath
 from concept_conductor.io.images import load_image, load_layer, load_mask
 from concept_conductor.layouts.cutout import Cutout
 from concept_conductor.layouts.layout import Layout
 from concept_conductor.placement.objects import Add, Replace
 from concept_conductor.placement.placement import Placed, Placement
 from concept_conductor.recipes.files import Located
-from concept_conductor.recipes.load_layout import PendingLayout, _picture, grounder_of, open_layout
+from concept_conductor.recipes.load_layout import PendingLayout, _image, grounder_of, load_layout
 from concept_conductor.recipes.schema.placement import AddEntry, ReplaceEntry
 from concept_conductor.recipes.schema.recipe import Recipe
 
@@ -25,20 +25,20 @@ from concept_conductor.recipes.schema.recipe import Recipe
 Opened = tuple[list[ConceptPrompt], "Layout | PendingLayout | None", Placement | None]
 
 
-def open_files(recipe: Recipe, paths: Located) -> Opened:
+def load_inputs(recipe: Recipe, paths: Located) -> Opened:
     """Concepts, layout and placement, read from ``paths``.
 
     Raises:
         ConductorError: a file that cannot be used, or a prompt that does not fit its concept.
     """
-    concepts = open_concepts(recipe, paths)
+    concepts = load_concepts(recipe, paths)
     if recipe.placement is not None and recipe.placement.objects is not None:
-        placement, layout = open_objects(recipe, paths, grounder_of(recipe, paths, None))
+        placement, layout = load_objects(recipe, paths, grounder_of(recipe, paths, None))
         return concepts, layout, placement
-    return concepts, open_layout(recipe, paths), open_placement(recipe, paths)
+    return concepts, load_layout(recipe, paths), load_placement(recipe, paths)
 
 
-def open_concepts(recipe: Recipe, paths: Located) -> list[ConceptPrompt]:
+def load_concepts(recipe: Recipe, paths: Located) -> list[ConceptPrompt]:
     """The recipe's concepts with their prompts.
 
     Raises:
@@ -60,7 +60,7 @@ def open_concepts(recipe: Recipe, paths: Located) -> list[ConceptPrompt]:
     return concepts
 
 
-def open_placement(recipe: Recipe, paths: Located) -> Placement | None:
+def load_placement(recipe: Recipe, paths: Located) -> Placement | None:
     """The recipe's placement by a mask.
 
     Raises:
@@ -69,12 +69,12 @@ def open_placement(recipe: Recipe, paths: Located) -> Placement | None:
     given = recipe.placement
     if given is None or given.mask is None:
         return None
-    image = _picture(recipe, paths, load_image, "placement", "image")
-    mask = _picture(recipe, paths, load_mask, "placement", "mask")
+    image = _image(recipe, paths, load_image, "placement", "image")
+    mask = _image(recipe, paths, load_mask, "placement", "mask")
     return Placement(image, mask, given.prompt, given.background)
 
 
-def open_objects(recipe: Recipe, paths: Mapping[Place, Path | str], grounder: Grounder) -> Placed:
+def load_objects(recipe: Recipe, paths: Mapping[FieldPath, Path | str], grounder: Grounder) -> Placed:
     """A recipe's placement by objects, with its layout.
 
     Args:
@@ -90,7 +90,7 @@ def open_objects(recipe: Recipe, paths: Mapping[Place, Path | str], grounder: Gr
         image = load_image(paths["placement", "image"])
     objects: list[Replace | Add] = []
     for index, entry in enumerate(given.objects):
-        place: Place = ("placement", "objects", index)
+        place: FieldPath = ("placement", "objects", index)
         if entry.replace is not None:
             objects.append(_replaced(recipe, entry.replace, paths, (*place, "replace")))
         elif entry.add is not None:
@@ -107,13 +107,15 @@ def open_objects(recipe: Recipe, paths: Mapping[Place, Path | str], grounder: Gr
         )
 
 
-def _replaced(recipe: Recipe, given: ReplaceEntry, paths: Mapping[Place, Path | str], place: Place) -> Replace:
+def _replaced(recipe: Recipe, given: ReplaceEntry, paths: Mapping[FieldPath, Path | str], place: FieldPath) -> Replace:
     with recipe.blaming(*place, "mask"):
         mask = None if given.mask is None else load_mask(paths[(*place, "mask")])
     return Replace(mask, given.words, given.point, given.box)
 
 
-def _added(recipe: Recipe, given: AddEntry, paths: Mapping[Place, Path | str], place: Place, grounder: Grounder) -> Add:
+def _added(
+    recipe: Recipe, given: AddEntry, paths: Mapping[FieldPath, Path | str], place: FieldPath, grounder: Grounder
+) -> Add:
     with recipe.blaming(*place, "image"):
         image = load_layer(paths[(*place, "image")])
     with recipe.blaming(*place, "mask"):

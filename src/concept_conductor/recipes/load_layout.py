@@ -11,7 +11,7 @@ from PIL import Image
 from concept_conductor.errors import ConductorError
 from concept_conductor.grounding.choose import default_grounder
 from concept_conductor.grounding.grounder import Grounder
-from concept_conductor.io.documents import Place
+from concept_conductor.io.documents import FieldPath
 from concept_conductor.io.images import MAX_PIXELS, load_image, load_layer, load_mask
 from concept_conductor.layouts.boxes import check_boxes
 from concept_conductor.layouts.collage import Collage
@@ -34,22 +34,22 @@ MOST_TOGETHER = 4 * MAX_PIXELS
 
 @dataclass(frozen=True)
 class PendingLayout:
-    """A layout for which pictures have to be generated, once the model is loaded.
+    """A layout for which images have to be generated, once the model is loaded.
 
     Attributes:
-        make: makes it, from a maker of pictures and the run's width and height.
+        make: makes it, from a maker of images and the run's width and height.
         place: in the recipe, for messages.
     """
 
     make: Callable[[TextToImage, tuple[int, int]], Layout]
-    place: Place
+    place: FieldPath
 
 
-def open_layout(recipe: Recipe, paths: Located) -> Layout | PendingLayout | None:
+def load_layout(recipe: Recipe, paths: Located) -> Layout | PendingLayout | None:
     """The recipe's layout, with all files that it names opened.
 
     Raises:
-        ConductorError: a file that cannot be used, words that name nothing in the picture, or a collage that cannot be.
+        ConductorError: a file that cannot be used, words that name nothing in the image, or a collage that cannot be.
     """
     given = recipe.layout
     if given is None:
@@ -62,20 +62,20 @@ def open_layout(recipe: Recipe, paths: Located) -> Layout | PendingLayout | None
     elif given.generated is not None:
         opened = _generated(recipe, given, paths)
     else:
-        opened = _pictured(recipe, given, paths)
+        opened = __IMAGED_(recipe, given, paths)
     return opened
 
 
-def _pictured(recipe: Recipe, given: LayoutEntry, paths: Located) -> Layout:
-    """A layout that is a picture."""
-    image, prompt = _picture(recipe, paths, load_image, "layout", "image"), given.prompt or recipe.prompt
+def __IMAGED_(recipe: Recipe, given: LayoutEntry, paths: Located) -> Layout:
+    """A layout that is an image."""
+    image, prompt = _image(recipe, paths, load_image, "layout", "image"), given.prompt or recipe.prompt
     if given.words is not None:
         with recipe.blaming("layout", "words"):
             grounder = grounder_of(recipe, paths, given.threshold)
             return replace(Layout.ground(image, prompt, given.words, grounder, given.boxes), edit=given.edit)
     masks = None
     if given.masks is not None:
-        masks = [_picture(recipe, paths, load_mask, "layout", "masks", index) for index in range(len(given.masks))]
+        masks = [_image(recipe, paths, load_mask, "layout", "masks", index) for index in range(len(given.masks))]
     return Layout(image, prompt, masks, given.points, given.boxes, given.edit)
 
 
@@ -85,8 +85,8 @@ def _generated(recipe: Recipe, given: LayoutEntry, paths: Located) -> PendingLay
     assert how is not None and words is not None
     grounder = grounder_of(recipe, paths, given.threshold)
 
-    def make(paint: TextToImage, size: tuple[int, int]) -> Layout:
-        layout = Layout.generate(paint, how.prompt or recipe.prompt, words, grounder, how.seeds)
+    def make(text_to_image: TextToImage, size: tuple[int, int]) -> Layout:
+        layout = Layout.generate(text_to_image, how.prompt or recipe.prompt, words, grounder, how.seeds)
         return replace(layout, prompt=given.prompt or layout.prompt, edit=given.edit)
 
     return PendingLayout(make, ("layout", "generated"))
@@ -104,10 +104,10 @@ def _from_boxes(recipe: Recipe, given: LayoutEntry, paths: Located) -> PendingLa
         with recipe.blaming("layout", "boxes"):
             check_boxes(boxes, size)
 
-    def make(paint: TextToImage, run_size: tuple[int, int]) -> Layout:
-        background = paint(behind.prompt or "", behind.seed) if opened is None else opened
+    def make(text_to_image: TextToImage, run_size: tuple[int, int]) -> Layout:
+        background = text_to_image(behind.prompt or "", behind.seed) if opened is None else opened
         layout = Layout.from_boxes(
-            paint,
+            text_to_image,
             given.prompt or recipe.prompt,
             words,
             boxes,
@@ -124,7 +124,7 @@ def _from_boxes(recipe: Recipe, given: LayoutEntry, paths: Located) -> PendingLa
 
 def _collage(recipe: Recipe, given: CollageEntry, paths: Located) -> Layout | PendingLayout:
     """A layout of cut-outs."""
-    place: Place = ("layout", "collage")
+    place: FieldPath = ("layout", "collage")
     entry = recipe.layout
     assert entry is not None
     cutouts: list[Cutout] = []
@@ -133,8 +133,8 @@ def _collage(recipe: Recipe, given: CollageEntry, paths: Located) -> Layout | Pe
         if (pixels := sum(cutout.image.width * cutout.image.height for cutout in cutouts)) > MOST_TOGETHER:
             raise recipe.error(
                 (*place, "cutouts", index),
-                f"the cut-outs so far have {pixels:,} pixels in their pictures, but at most {MOST_TOGETHER:,} are held "
-                "together; make the pictures smaller",
+                f"the cut-outs so far have {pixels:,} pixels in their images, but at most {MOST_TOGETHER:,} are held "
+                "together; make the images smaller",
             )
     background = _background(recipe, given.background, paths, *place, "background")
 
@@ -144,14 +144,14 @@ def _collage(recipe: Recipe, given: CollageEntry, paths: Located) -> Layout | Pe
 
     if background is None:
         prompt, seed = given.background.prompt or "", given.background.seed
-        return PendingLayout(lambda paint, _size: made(paint(prompt, seed)), place)
+        return PendingLayout(lambda text_to_image, _size: made(text_to_image(prompt, seed)), place)
     with recipe.blaming(*place):
         return made(background)
 
 
-def _cutout(recipe: Recipe, given: CutoutEntry, paths: Located, place: Place) -> Cutout:
-    image = _picture(recipe, paths, load_layer, *place, "image")
-    mask = None if given.mask is None else _picture(recipe, paths, load_mask, *place, "mask")
+def _cutout(recipe: Recipe, given: CutoutEntry, paths: Located, place: FieldPath) -> Cutout:
+    image = _image(recipe, paths, load_layer, *place, "image")
+    mask = None if given.mask is None else _image(recipe, paths, load_mask, *place, "mask")
     with recipe.blaming(*place):
         if given.words is None:
             cutout = Cutout(image, mask)
@@ -165,23 +165,21 @@ def _cutout(recipe: Recipe, given: CutoutEntry, paths: Located, place: Place) ->
 
 
 def _background(recipe: Recipe, given: BackgroundEntry, paths: Located, *place: str | int) -> Image.Image | str | None:
-    """The picture or colour behind cut-outs; None for one that has to be generated."""
+    """The image or colour behind cut-outs; None for one that has to be generated."""
     if given.image is not None:
-        return _picture(recipe, paths, load_image, *place, "image")
+        return _image(recipe, paths, load_image, *place, "image")
     return given.colour
 
 
 def grounder_of(recipe: Recipe, paths: Located, threshold: float | None) -> Grounder:
-    """What finds objects in a recipe's pictures: the judge for models that have one, else Grounding DINO and SAM."""
+    """What finds objects in a recipe's images: the judge for models that have one, else Grounding DINO and SAM."""
     other = paths.get(("layout", "generated", "model"))
     model = other if other is not None else paths.get(("model",)) or locate_model(recipe.model, recipe.folder)
     return default_grounder(model, threshold=threshold)
 
 
-def _picture(
-    recipe: Recipe, paths: Located, load: Callable[[str | Path], Image.Image], *place: str | int
-) -> Image.Image:
-    """The picture named at a place of the recipe."""
+def _image(recipe: Recipe, paths: Located, load: Callable[[str | Path], Image.Image], *place: str | int) -> Image.Image:
+    """The image named at a place of the recipe."""
     try:
         return load(paths[place])
     except ConductorError as error:

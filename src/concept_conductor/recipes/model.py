@@ -13,7 +13,7 @@ from concept_conductor.backbones.defaults import Defaults
 from concept_conductor.concepts.prompt import ConceptPrompt
 from concept_conductor.errors import ConductorError
 from concept_conductor.layouts.layout import Layout
-from concept_conductor.pipeline.inputs import filled, image_size
+from concept_conductor.pipeline.inputs import image_size, resolve_settings
 from concept_conductor.pipeline.masks import mask_source
 from concept_conductor.pipeline.pipeline import ConceptConductorPipeline, load_model
 from concept_conductor.recipes.schema.recipe import Recipe
@@ -68,7 +68,7 @@ def as_used(recipe: Recipe, pipe: ConceptConductorPipeline, concepts: list[Conce
 
 
 def size_of(recipe: Recipe, backbone: Backbone) -> tuple[int, int]:
-    """Width and height of a recipe's pictures by this model.
+    """Width and height of a recipe's images by this model.
 
     Raises:
         ConductorError: the model cannot make that size; the sentence names file, line and field.
@@ -114,7 +114,7 @@ def check_fit(recipe: Recipe, backbone: Backbone, concepts: Sequence[ConceptProm
 def settings_of(recipe: Recipe, defaults: Defaults) -> SamplingSettings:
     """A recipe's settings on a model with these defaults."""
     usual = SamplingSettings()
-    return filled(
+    return resolve_settings(
         defaults,
         steps=recipe.steps or usual.steps,
         guidance_scale=recipe.guidance_scale,

@@ -1,4 +1,4 @@
-"""What a picture tells of its making, and whether the same can be made again."""
+"""What an image tells of its making, and whether the same can be made again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from concept_conductor._version import __version__
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.documents import Place, read_json
+from concept_conductor.io.documents import FieldPath, read_json
 from concept_conductor.io.images import RECIPE_KEY, read_recipe
 from concept_conductor.recipes.files import locate, locate_in, locate_model, model_sha256, sha256_at
 from concept_conductor.recipes.schema.fields import Name
@@ -23,7 +23,7 @@ from concept_conductor.recipes.schema.recipe import Recipe
 from concept_conductor.settings import Settings
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
-"""What pictures depend on."""
+"""What images depend on."""
 
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -35,11 +35,11 @@ class Provenance(Settings):
     Attributes:
         format: of this record.
         recipe: with every setting filled as it was used.
-        seed: this picture's.
-        folder: the recipe's folder, seen from the picture's, where it was made.
+        seed: this image's.
+        folder: the recipe's folder, seen from the image's, where it was made.
         files: SHA-256 of each file the recipe names, by its name as written.
         model: SHA-256 of the model's files; None for a model that is only in memory.
-        versions: of the packages that pictures depend on.
+        versions: of the packages that images depend on.
     """
 
     format: Literal[1] = 1
@@ -50,10 +50,10 @@ class Provenance(Settings):
     model: Hash | None
     versions: dict[str, str]
 
-    def metadata(self, picture: Path) -> dict[str, str]:
-        """Text chunks for the PNG at ``picture``."""
+    def metadata(self, image: Path) -> dict[str, str]:
+        """Text chunks for the PNG at ``image``."""
         try:
-            folder = os.path.relpath(self.folder, picture.parent)
+            folder = os.path.relpath(self.folder, image.parent)
         except ValueError:  # another drive
             folder = self.folder
         record = self.model_copy(update={"folder": Path(folder).as_posix()}).model_dump(mode="json")
@@ -63,33 +63,33 @@ class Provenance(Settings):
         }
 
     @classmethod
-    def read(cls, picture: str | Path) -> Provenance:
+    def read(cls, image: str | Path) -> Provenance:
         """The record that a PNG carries.
 
         Raises:
             ConductorError: it has none, or one that does not fit.
         """
-        return read_json(read_recipe(picture), str(picture)).validated(cls)
+        return read_json(read_recipe(image), str(image)).validated(cls)
 
-    def again(self, picture: Path, root: Path | None) -> Recipe:
-        """The recipe that makes the picture at ``picture`` again; it writes nowhere of its own accord."""
+    def again(self, image: Path, root: Path | None) -> Recipe:
+        """The recipe that makes the image at ``image`` again; it writes nowhere of its own accord."""
         recipe = self.recipe.shareable().model_copy(update={"seeds": (self.seed,)})
-        return recipe.at(root or picture.parent / self.folder)
+        return recipe.at(root or image.parent / self.folder)
 
-    def located(self, picture: Path, root: Path | None, model: str | None) -> dict[Place, Path | str]:
+    def located(self, image: Path, root: Path | None, model: str | None) -> dict[FieldPath, Path | str]:
         """Find and verify everything that the recipe names; nothing is opened before its hash agrees.
 
         Args:
-            picture: where the PNG lies.
+            image: where the PNG lies.
             root: folder that holds the files, by their names as written or without folders; None for where the
-                recipe was when the picture was made.
+                recipe was when the image was made.
             model: to use instead of the one named, counted from the working folder; the same by its hash.
 
         Raises:
             ConductorError: one sentence for each file that is missing or has changed.
         """
-        folder = root or picture.parent / self.folder
-        found: dict[Place, Path | str] = {}
+        folder = root or image.parent / self.folder
+        found: dict[FieldPath, Path | str] = {}
         complaints = []
         for place, name in self.recipe.files().items():
             try:
@@ -101,7 +101,7 @@ class Provenance(Settings):
             if path is None or not path.exists():
                 complaints.append(f"'{name}' is missing in '{folder}'; give the folder that holds it with --root")
             elif sha256_at(place, path) != self.files.get(name):
-                complaints.append(f"'{path}' is not the file that made this picture: its contents changed")
+                complaints.append(f"'{path}' is not the file that made this image: its contents changed")
             if path is not None:
                 found[place] = path
         where = locate_model(self.recipe.model, folder) if model is None else locate_model(model, Path())
@@ -111,7 +111,7 @@ class Provenance(Settings):
                 f"the model '{where}' is not on this machine; to have it downloaded, say so with --model {where}"
             )
         elif isinstance(where, Path) and self.model is not None and model_sha256(where) != self.model:
-            complaints.append(f"the model '{where}' is not the one that made this picture: its files differ")
+            complaints.append(f"the model '{where}' is not the one that made this image: its files differ")
         if complaints:
             raise ConductorError("\n".join(complaints))
         return found
@@ -128,7 +128,7 @@ def _inside(root: Path, name: str) -> Path | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that pictures depend on."""
+    """Versions of Python and of the packages that images depend on."""
     found = {"concept-conductor": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Recipes carried out: files opened, the model loaded, one picture for each seed."""
+"""Recipes carried out: files opened, the model loaded, one image for each seed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from concept_conductor.concepts.prompt import ConceptPrompt
-from concept_conductor.io.documents import Place
+from concept_conductor.io.documents import FieldPath
 from concept_conductor.layouts.layout import Layout
 from concept_conductor.pipeline.pipeline import ConceptConductorPipeline, ConductorOutput
-from concept_conductor.pipeline.postprocess import decoded
-from concept_conductor.pipeline.text_to_image import PlainPictures
+from concept_conductor.pipeline.postprocess import decode_preview
+from concept_conductor.pipeline.text_to_image import PlainImages
 from concept_conductor.placement.placement import Placement
 from concept_conductor.recipes.files import locate_model, located_files, model_sha256, sha256_at
-from concept_conductor.recipes.load_inputs import open_files
+from concept_conductor.recipes.load_inputs import load_inputs
 from concept_conductor.recipes.load_layout import PendingLayout
 from concept_conductor.recipes.model import as_used, check_fit, load_pipeline, misfits
 from concept_conductor.recipes.provenance import Provenance, versions
@@ -33,13 +33,13 @@ from concept_conductor.tracing.folder import folders_of
 
 @dataclass(frozen=True)
 class StepReport:
-    """How far one picture is.
+    """How far one image is.
 
     Attributes:
-        seed: the picture's.
+        seed: the image's.
         step: steps done, from 1.
         steps: steps in all.
-        preview: decodes the picture as it is now; None while the layout is being inverted, whose steps these are.
+        preview: decodes the image as it is now; None while the layout is being inverted, whose steps these are.
     """
 
     seed: int
@@ -49,8 +49,8 @@ class StepReport:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One finished picture.
+class GeneratedImage:
+    """One finished image.
 
     Attributes:
         seed: what its noise was drawn with.
@@ -72,14 +72,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Rendering:
+class RecipeRunner:
     """A recipe with everything it names opened and checked, ready to run.
 
     Attributes:
         recipe: with every setting filled as it will be used.
         pipe: the loaded model.
         concepts, layout, placement: opened.
-        provenance: of every picture, but for its seed.
+        provenance: of every image, but for its seed.
     """
 
     recipe: Recipe
@@ -94,9 +94,9 @@ class Rendering:
         cls,
         recipe: Recipe,
         *,
-        located: Mapping[Place, Path | str] | None = None,
+        located: Mapping[FieldPath, Path | str] | None = None,
         pipe: ConceptConductorPipeline | None = None,
-    ) -> Rendering:
+    ) -> RecipeRunner:
         """Open what ``recipe`` names, small files first, and load the model.
 
         Args:
@@ -108,7 +108,7 @@ class Rendering:
             ConductorError: anything missing, damaged or unfit.
         """
         paths = dict(located) if located is not None else located_files(recipe)
-        concepts, opened, placement = open_files(recipe, paths)
+        concepts, opened, placement = load_inputs(recipe, paths)
         hashes = {name: sha256_at(place, Path(paths[place])) for place, name in recipe.files().items()}
         model = paths.get(("model",))
         if pipe is None:
@@ -136,10 +136,10 @@ class Rendering:
         )
         return cls(recipe, pipe, concepts, layout, placement, provenance)
 
-    def pictures(
+    def images(
         self, progress: Callable[[StepReport], None] | None = None, trace: Path | None = None
-    ) -> Iterator[Picture]:
-        """Make one picture for each seed of the recipe.
+    ) -> Iterator[GeneratedImage]:
+        """Make one image for each seed of the recipe.
 
         Args:
             progress: told after each step.
@@ -148,19 +148,19 @@ class Rendering:
         seeds = self.recipe.seeds
         folders = [None] * len(seeds) if trace is None else folders_of(trace, seeds)
         for seed, folder in zip(seeds, folders, strict=True):
-            yield self.picture(seed, progress, folder)
+            yield self.image(seed, progress, folder)
 
-    def picture(
+    def image(
         self, seed: int, progress: Callable[[StepReport], None] | None = None, trace: Path | None = None
-    ) -> Picture:
-        """Make the picture of one seed, from noise drawn on the CPU so that every device starts from the same."""
+    ) -> GeneratedImage:
+        """Make the image of one seed, from noise drawn on the CPU so that every device starts from the same."""
         recipe = self.recipe
         assert recipe.steps is not None and recipe.guidance_scale is not None  # as_used filled them
         steps = recipe.steps
 
         def after_step(pipe: ConceptConductorPipeline, step: int, _t: int, tensors: dict[str, Tensor]) -> None:
             if progress is not None:
-                progress(StepReport(seed, step + 1, steps, partial(decoded, pipe.backbone, tensors["latents"])))
+                progress(StepReport(seed, step + 1, steps, partial(decode_preview, pipe.backbone, tensors["latents"])))
 
         def inverting(done: int, total: int) -> None:
             if progress is not None:
@@ -198,11 +198,11 @@ class Rendering:
         flagged = any(out.nsfw_content_detected or ())
         masks = np.asarray(out.masks[0], dtype=bool)
         first = masks if out.layout_masks is None else np.asarray(out.layout_masks[0], dtype=bool)
-        return Picture(seed, image, masks, first, seconds, flagged, record)
+        return GeneratedImage(seed, image, masks, first, seconds, flagged, record)
 
 
 def made_layout(
-    recipe: Recipe, pending: PendingLayout, paths: Mapping[Place, Path | str], pipe: ConceptConductorPipeline
+    recipe: Recipe, pending: PendingLayout, paths: Mapping[FieldPath, Path | str], pipe: ConceptConductorPipeline
 ) -> tuple[Layout, Recipe]:
     """Generate a layout, and the recipe with what it was generated with.
 
@@ -221,7 +221,7 @@ def made_layout(
     if not own:
         pipe = load_pipeline(paths["layout", "generated", "model"], recipe)
     assert recipe.steps is not None and recipe.guidance_scale is not None
-    paint = PlainPictures(
+    text_to_image = PlainImages(
         pipe,
         steps=how.steps or recipe.steps,
         guidance_scale=how.guidance_scale or recipe.guidance_scale,
@@ -230,8 +230,10 @@ def made_layout(
         height=how.height or (recipe.height if own else None),
     )
     with recipe.blaming(*pending.place):
-        layout = pending.make(paint, (recipe.width, recipe.height))
-    used = {name: getattr(paint, name) for name in ("steps", "guidance_scale", "negative_prompt", "width", "height")}
+        layout = pending.make(text_to_image, (recipe.width, recipe.height))
+    used = {
+        name: getattr(text_to_image, name) for name in ("steps", "guidance_scale", "negative_prompt", "width", "height")
+    }
     how = how.model_copy(update=used | {"seeds": layout.seeds or how.seeds})
     if recipe.layout.collage is not None:
         return layout, recipe  # its background's seed stands in it
@@ -243,8 +245,8 @@ def generate(
     pipe: ConceptConductorPipeline | None = None,
     progress: Callable[[StepReport], None] | None = None,
     trace: str | Path | None = None,
-) -> Iterator[Picture]:
-    """Make a recipe's pictures, one for each seed, as they are asked for.
+) -> Iterator[GeneratedImage]:
+    """Make a recipe's images, one for each seed, as they are asked for.
 
     Args:
         recipe: what to make.
@@ -255,4 +257,4 @@ def generate(
     Raises:
         ConductorError: anything that does not fit, in one sentence.
     """
-    return Rendering.prepare(recipe, pipe=pipe).pictures(progress, None if trace is None else Path(trace))
+    return RecipeRunner.prepare(recipe, pipe=pipe).images(progress, None if trace is None else Path(trace))

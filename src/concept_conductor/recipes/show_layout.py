@@ -12,24 +12,24 @@ import torch
 from numpy.typing import NDArray
 
 from concept_conductor.backbones.base import Backbone
-from concept_conductor.backbones.meta import Blueprint
+from concept_conductor.backbones.meta import MetaModel
 from concept_conductor.concepts.prompt import ConceptPrompt
 from concept_conductor.errors import ConductorError
 from concept_conductor.layouts.layout import Layout
 from concept_conductor.pipeline.layout_masks import initial_masks
 from concept_conductor.recipes.files import locate_model, located_files
-from concept_conductor.recipes.load_inputs import open_files
+from concept_conductor.recipes.load_inputs import load_inputs
 from concept_conductor.recipes.model import as_used, check_fit, load_pipeline, settings_of
 from concept_conductor.recipes.runner import made_layout
 from concept_conductor.recipes.schema.recipe import Recipe
 
 
-class Seen(NamedTuple):
+class LayoutPreview(NamedTuple):
     """A layout as a run would start with it.
 
     Attributes:
         layout: opened, or generated.
-        masks: ``(h, w)`` each; exact ones at its picture's size, found ones on the latent grid.
+        masks: ``(h, w)`` each; exact ones at its image's size, found ones on the latent grid.
         names: of the concepts, else of cut-outs, else numbers.
     """
 
@@ -38,14 +38,14 @@ class Seen(NamedTuple):
     names: Sequence[str]
 
 
-def look(recipe: Recipe) -> Seen:
+def preview_layout(recipe: Recipe) -> LayoutPreview:
     """Open a recipe's layout; the model is loaded only where it has to generate it, or to find its regions.
 
     Raises:
         ConductorError: anything that does not fit, with a run's own sentence, or there is no layout.
     """
     paths = located_files(recipe)
-    concepts, opened, _ = open_files(recipe, paths)
+    concepts, opened, _ = load_inputs(recipe, paths)
     if opened is None:
         raise ConductorError(f"{recipe.source}: there is no layout to show; give the recipe a 'layout'")
     if recipe.layout is not None and recipe.layout.places()[0] == 0:
@@ -57,7 +57,7 @@ def look(recipe: Recipe) -> Seen:
     if isinstance(opened, Layout) and masks is not None:
         if concepts and (outline := _outline(recipe)) is not None:
             check_fit(recipe, outline, concepts, opened)
-        return Seen(opened, masks, _names(recipe, concepts, len(masks)))
+        return LayoutPreview(opened, masks, _names(recipe, concepts, len(masks)))
     pipe = load_pipeline(locate_model(recipe.model, recipe.folder), recipe)
     recipe = as_used(recipe, pipe, concepts)
     layout = opened if isinstance(opened, Layout) else made_layout(recipe, opened, paths, pipe)[0]
@@ -68,7 +68,7 @@ def look(recipe: Recipe) -> Seen:
         assert recipe.width is not None and recipe.height is not None  # as_used filled them
         settings = settings_of(recipe, pipe.defaults)
         masks = list(initial_masks(pipe.backbone, layout, count, (recipe.width, recipe.height), settings).numpy())
-    return Seen(layout, masks, _names(recipe, concepts, len(masks)))
+    return LayoutPreview(layout, masks, _names(recipe, concepts, len(masks)))
 
 
 def _outline(recipe: Recipe) -> Backbone | None:
@@ -76,7 +76,7 @@ def _outline(recipe: Recipe) -> Backbone | None:
     with suppress(ConductorError):
         model = locate_model(recipe.model, recipe.folder)
         if isinstance(model, Path) and model.is_dir():
-            return Blueprint.read(model).backbone(torch.float32)
+            return MetaModel.read(model).backbone(torch.float32)
     return None
 
 

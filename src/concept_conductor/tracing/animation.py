@@ -1,4 +1,4 @@
-"""The run as an animated GIF: every path's clean picture, clusters, heat and masks."""
+"""The run as an animated GIF: every path's clean image, clusters, heat and masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAMES = 60
 FRAME_MILLISECONDS = 120
 LAST_MILLISECONDS = 2500
 CELL, SMALL_CELL, MANY = 144, 96, 5
-COLUMNS = ("predicted picture", "clusters", "foreground words", "masks")
+COLUMNS = ("predicted image", "clusters", "foreground words", "masks")
 
 
 class Animation:
@@ -51,6 +51,6 @@ class Animation:
 
 
 def cells(row: PathView) -> list[Image.Image | None]:
-    """Picture, clusters and, where there are foreground words, their heat."""
+    """Image, clusters and, where there are foreground words, their heat."""
     heat = drawing.heat_large(row, -1) if row.subject.foreground else None
     return [row.clean, drawing.clusters_large(row), heat]

@@ -1,4 +1,4 @@
-"""How views become pictures: colours of heat and clusters, panels with captions, grids, and a chart."""
+"""How views become images: colours of heat and clusters, panels with captions, grids, and a chart."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ def cluster_palette() -> NDArray[np.uint8]:
 
 
 def indexed(values: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
-    """``values (h, w)`` as a picture with a palette, one pixel for each."""
+    """``values (h, w)`` as an image with a palette, one pixel for each."""
     image = Image.fromarray(values)
     image.putpalette(palette.tobytes())
     return image
 
 
-def cluster_picture(clusters: NDArray[np.uint8]) -> Image.Image:
+def cluster_image(clusters: NDArray[np.uint8]) -> Image.Image:
     """Clusters in colours, one pixel for each token."""
     return indexed(clusters, cluster_palette())
 
 
-def heat_picture(heat: NDArray[np.float32]) -> Image.Image:
+def heat_image(heat: NDArray[np.float32]) -> Image.Image:
     """Heat ``(h, w)``, the hottest place brightest, one pixel for each token."""
     top = float(heat.max(initial=0))
     return indexed((heat / (top or 1) * 255).round().astype(np.uint8), heat_palette())
 
 
 def clusters_large(view: PathView) -> Image.Image:
-    """Clusters as large as the path's picture."""
-    return cluster_picture(view.clusters).convert("RGB").resize(view.clean.size, Image.Resampling.NEAREST)
+    """Clusters as large as the path's image."""
+    return cluster_image(view.clusters).convert("RGB").resize(view.clean.size, Image.Resampling.NEAREST)
 
 
 def heat_large(view: PathView, index: int) -> Image.Image:
-    """One heat map as large as the path's picture, smooth."""
+    """One heat map as large as the path's image, smooth."""
     heat = view.heat[index]
     # resized before it is coloured: colours in between would be none of the palette's
     grey = Image.fromarray(heat / (float(heat.max(initial=0)) or 1)).resize(view.clean.size, Image.Resampling.BICUBIC)
@@ -72,12 +72,12 @@ def heat_large(view: PathView, index: int) -> Image.Image:
 
 
 def masks_large(view: PathView, masks: NDArray[np.bool_]) -> Image.Image:
-    """All concepts' masks ``(concepts, h, w)`` on the path's picture, each in its colour."""
+    """All concepts' masks ``(concepts, h, w)`` on the path's image, each in its colour."""
     return mask_overlay(view.clean, masks)
 
 
 def own_mask_large(view: PathView, masks: NDArray[np.bool_], number: int) -> Image.Image:
-    """The mask of concept ``number``, from 0, on the path's picture, in its colour."""
+    """The mask of concept ``number``, from 0, on the path's image, in its colour."""
     alone = np.zeros_like(masks)
     alone[number] = masks[number]
     return mask_overlay(view.clean, alone)
@@ -90,10 +90,10 @@ def grid(
     title: str = "",
     left: int = 0,
 ) -> Image.Image:
-    """Pictures in rows on white, each scaled to fit a square cell.
+    """Images in rows on white, each scaled to fit a square cell.
 
     Args:
-        rows: caption -> its pictures; None leaves a cell empty. Captions stand on the left, in ``left`` pixels and a
+        rows: caption -> its images; None leaves a cell empty. Captions stand on the left, in ``left`` pixels and a
             line for each of theirs, or above their row where that is 0.
         cell: side of a cell.
         columns: captions above the first row.
@@ -112,7 +112,7 @@ def grid(
     for number, caption in enumerate(columns):
         place = (left + GAP + number * (cell + GAP), GAP // 2 + line * bool(title))
         draw.text(place, fitting(caption, cell, size), fill=SOFT, font=font(size))
-    for number, (caption, pictures) in enumerate(rows.items()):
+    for number, (caption, images) in enumerate(rows.items()):
         y = top + number * high
         if left:
             lines = "\n".join(fitting(text, left - GAP, size) for text in caption.split("\n"))
@@ -120,10 +120,10 @@ def grid(
         else:
             draw.text((GAP, y), fitting(caption, width - 2 * GAP, size), fill=INK, font=font(size))
             y += line
-        for column, picture in enumerate(pictures):
-            if picture is not None:
-                scale = cell / max(picture.size)
-                fitted = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+        for column, image in enumerate(images):
+            if image is not None:
+                scale = cell / max(image.size)
+                fitted = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
                 sheet.paste(fitted, (left + GAP + column * (cell + GAP), y))
     return sheet
 

@@ -14,13 +14,13 @@ from PIL import Image
 from concept_conductor.io.html import embedded_json, mask_uri, png_uri, webp_uri
 from concept_conductor.settings import SamplingSettings
 from concept_conductor.tracing import drawing
-from concept_conductor.tracing.traced_paths import Subject
+from concept_conductor.tracing.traced_paths import TracedPath
 from concept_conductor.tracing.views import PathView, StepView
 
 TEMPLATE = Path(__file__).parent / "page.html"
 STEPS_HERE = "<!-- steps -->\n"
 SIDE = 192
-"""Longest side of a picture in the page."""
+"""Longest side of an image in the page."""
 
 
 class Page:
@@ -34,14 +34,14 @@ class Page:
     """
 
     def __init__(
-        self, file: Path, reference: Subject | None, paths: Sequence[Subject], settings: SamplingSettings
+        self, file: Path, reference: TracedPath | None, paths: Sequence[TracedPath], settings: SamplingSettings
     ) -> None:
         head, self.rest = TEMPLATE.read_text(encoding="utf-8").split(STEPS_HERE)
         self.file = file
         run = {
             "steps": settings.steps,
-            "reference": None if reference is None else subject_data(reference),
-            "paths": [subject_data(subject) for subject in paths],
+            "reference": None if reference is None else path_data(reference),
+            "paths": [path_data(subject) for subject in paths],
             "lines": drawing.line_colours(len(paths) - 1),
             "heat": ["#" + bytes(colour.tolist()).hex() for colour in drawing.heat_palette()],
         }
@@ -73,7 +73,7 @@ class Page:
             file.write(text)
 
 
-def subject_data(subject: Subject) -> dict[str, Any]:
+def path_data(subject: TracedPath) -> dict[str, Any]:
     """What the page says of a path."""
     foreground = [word.foreground for word in subject.words] + [True]
     return {
@@ -87,14 +87,14 @@ def subject_data(subject: Subject) -> dict[str, Any]:
 
 
 def row_data(view: PathView) -> dict[str, Any]:
-    """What one path showed; heat maps side by side in one grey picture, which the page colours."""
+    """What one path showed; heat maps side by side in one grey image, which the page colours."""
     tops = view.heat.max(axis=(1, 2), keepdims=True, initial=0)
     grey = (view.heat / np.where(tops > 0, tops, 1) * 255).round().astype(np.uint8)
     clean = view.clean.copy()
     clean.thumbnail((SIDE, SIDE))
     return {
         "clean": webp_uri(clean),
-        "clusters": png_uri(drawing.cluster_picture(view.clusters)),
+        "clusters": png_uri(drawing.cluster_image(view.clusters)),
         "heat": png_uri(Image.fromarray(np.concatenate(grey, axis=1))) if len(grey) else None,
         "tops": [float(f"{top:.3g}") for top in tops.ravel()],
     }

@@ -47,17 +47,17 @@ class Sheet:
                 cells[f"{name}\n{row.subject.foreground}"] = drawing.heat_large(row, -1)
         if len(view.masks):
             cells["base path\nmasks"] = drawing.masks_large(view.paths[0], view.masks)
-        self.cells.append({caption: fitted(picture) for caption, picture in cells.items()})
+        self.cells.append({caption: fitted(image) for caption, image in cells.items()})
 
-    def picture(self) -> Image.Image:
+    def image(self) -> Image.Image:
         """The sheet."""
         captions = dict.fromkeys(caption for cells in self.cells for caption in cells)
         rows = {caption: [cells.get(caption) for cells in self.cells] for caption in captions}
         return drawing.grid(rows, CELL, self.columns, left=LEFT)
 
 
-def fitted(picture: Image.Image) -> Image.Image:
+def fitted(image: Image.Image) -> Image.Image:
     """A copy that fits a cell."""
-    copy = picture.copy()
+    copy = image.copy()
     copy.thumbnail((CELL, CELL))
     return copy

@@ -20,7 +20,7 @@ REFERENCE = "layout reference"
 
 
 @dataclass(frozen=True)
-class Subject:
+class TracedPath:
     """One of the processes that a trace shows.
 
     Attributes:
@@ -63,14 +63,14 @@ class Subject:
         return [word.text for word in self.words] + ([f"mean of {self.foreground}"] if self.foreground else [])
 
 
-def subjects_of(
+def traced_paths_of(
     trace: Trace, backbone: Backbone, prompt: str, concepts: Sequence[ConceptPrompt], layout: Layout | None
-) -> tuple[Subject | None, tuple[Subject, ...]]:
+) -> tuple[TracedPath | None, tuple[TracedPath, ...]]:
     """The layout reference, if there is a layout, and all paths, the base path first.
 
     Words and tokens are those of the first text encoder, which SDXL's second shares its tokenizer's vocabulary with.
     """
-    tokenizer = backbone.readers[0].tokenizer
+    tokenizer = backbone.text_encoders[0].tokenizer
     base = words_of(tokenizer, prompt)
     paths = []
     for number, entry in enumerate(concepts, 1):
@@ -79,12 +79,14 @@ def subjects_of(
         base, words = differing(base, words)
         slug = "".join(c if c.isalnum() or c in "-_" else "-" for c in concept.name)[:60]
         colour = f"#{MASK_COLOURS[(number - 1) % len(MASK_COLOURS)]}"
-        paths.append(Subject(f"concept {number}, {concept.name}", f"concept-{number}-{slug}", variant, words, colour))
+        paths.append(
+            TracedPath(f"concept {number}, {concept.name}", f"concept-{number}-{slug}", variant, words, colour)
+        )
     if trace.foreground:
         base = marked(words_of(tokenizer, prompt), trace.foreground)
     named = {word.text for word in base if word.foreground}
     reference = None
     if layout is not None:
         words = marked(words_of(tokenizer, layout.prompt), named | set(trace.foreground))
-        reference = Subject(REFERENCE, "reference", layout.prompt, words)
-    return reference, (Subject(BASE, "base", prompt, base), *paths)
+        reference = TracedPath(REFERENCE, "reference", layout.prompt, words)
+    return reference, (TracedPath(BASE, "base", prompt, base), *paths)

@@ -27,7 +27,7 @@ from concept_conductor.tracing.folder import RECORD, trace_folder
 from concept_conductor.tracing.page import Page
 from concept_conductor.tracing.sheet import Sheet
 from concept_conductor.tracing.trace import Trace
-from concept_conductor.tracing.traced_paths import Subject, subjects_of
+from concept_conductor.tracing.traced_paths import TracedPath, traced_paths_of
 from concept_conductor.tracing.views import PathView, StepView, Viewer
 
 VERSION = 1
@@ -86,7 +86,7 @@ class Tracer:
             names = [subject.name for subject in self.viewer.paths]
             if any(loss is not None for loss in losses):
                 self._save(loss_chart(names, losses), "layout-loss.png")
-            self._save(self.sheet.picture(), "contact-sheet.png")
+            self._save(self.sheet.image(), "contact-sheet.png")
             self.animation.save(self.path / "run.gif")
             self.page.finish(self.records)
             everyone = [s for s in (self.viewer.reference, *self.viewer.paths) if s is not None]
@@ -98,7 +98,7 @@ class Tracer:
             (self.path / RECORD).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _write_path(self, view: PathView, index: int) -> None:
-        """The clean picture, the clusters, and all heat maps on one sheet."""
+        """The clean image, the clusters, and all heat maps on one sheet."""
         stem = f"{view.subject.folder}/step-{index:03d}"
         self._save(view.clean, f"{stem}-clean.png")
         self._save(drawing.clusters_large(view), f"{stem}-clusters.png")
@@ -106,7 +106,7 @@ class Tracer:
             self._save(heat_sheet(view), f"{stem}-words.png")
 
     def _write_masks(self, view: StepView) -> None:
-        """One picture for each concept: its mask in the base path, in its own, and fused."""
+        """One image for each concept: its mask in the base path, in its own, and fused."""
         assert view.refined is not None
         base = view.paths[0]
         for number, own in enumerate(view.paths[1:]):
@@ -115,8 +115,8 @@ class Tracer:
                 "own path (C)": drawing.own_mask_large(own, view.refined.own, number),
                 "fused (M)": drawing.own_mask_large(base, view.refined.fused, number),
             }
-            picture = drawing.grid({own.subject.name: [*panels.values()]}, max(base.clean.size), [*panels])
-            self._save(picture, f"masks/step-{view.index:03d}-{own.subject.folder}.png")
+            image = drawing.grid({own.subject.name: [*panels.values()]}, max(base.clean.size), [*panels])
+            self._save(image, f"masks/step-{view.index:03d}-{own.subject.folder}.png")
 
     def _save(self, image: Image.Image, name: str) -> None:
         file = self.path / name
@@ -144,7 +144,7 @@ def tracing(
     """
     cross_attention(backbone.unet, backbone.word_layer, "word layer")
     folder, observed = Path(trace.folder), trace.observed(settings)
-    reference, paths = subjects_of(trace, backbone, prompt, concepts, layout)
+    reference, paths = traced_paths_of(trace, backbone, prompt, concepts, layout)
     with trace_folder(folder) as path:
         tracer = Tracer(
             observed,
@@ -180,7 +180,7 @@ def finite(loss: float) -> float | None:
     return float(f"{loss:.6g}") if math.isfinite(loss) else None
 
 
-def described(subject: Subject) -> dict[str, Any]:
+def described(subject: TracedPath) -> dict[str, Any]:
     """A path as the record has it."""
     words = [
         {"text": word.text, "positions": list(word.positions), "foreground": word.foreground} for word in subject.words

@@ -1,4 +1,4 @@
-"""What a step showed, brought to the CPU: pictures, clusters, heat maps and masks."""
+"""What a step showed, brought to the CPU: images, clusters, heat maps and masks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from concept_conductor.io.drawing import thumbnail
 from concept_conductor.method.kmeans import kmeans
 from concept_conductor.method.refinement import RefinedMasks
 from concept_conductor.method.sampling import Step
-from concept_conductor.method.snapshot import Observation
-from concept_conductor.tracing.traced_paths import Subject
+from concept_conductor.method.snapshot import Snapshot
+from concept_conductor.tracing.traced_paths import TracedPath
 
-#: Longest side of a traced picture; small ones grow to at least half of it.
+#: Longest side of a traced image; small ones grow to at least half of it.
 SIDE = 256
 
 
@@ -30,12 +30,12 @@ class PathView:
 
     Attributes:
         subject: which.
-        clean: the clean picture it predicts.
+        clean: the clean image it predicts.
         clusters: of the mask layer's self-attention, ``(h, w)``; a place keeps its number from step to step.
-        heat: maps of :meth:`.Subject.heat`, ``(maps, h, w)``.
+        heat: maps of :meth:`.TracedPath.heat`, ``(maps, h, w)``.
     """
 
-    subject: Subject
+    subject: TracedPath
     clean: Image.Image
     clusters: NDArray[np.uint8]
     heat: NDArray[np.float32]
@@ -93,10 +93,10 @@ class Viewer:
     """
 
     backbone: Backbone
-    reference: Subject | None
-    paths: Sequence[Subject]
+    reference: TracedPath | None
+    paths: Sequence[TracedPath]
     clusters: int
-    _before: dict[Subject, NDArray[np.uint8]] = field(default_factory=dict)
+    _before: dict[TracedPath, NDArray[np.uint8]] = field(default_factory=dict)
 
     def view(self, step: Step) -> StepView:
         """What ``step``, which was looked into, showed."""
@@ -109,7 +109,7 @@ class Viewer:
         refined = None if step.refined is None else mask_view(step.refined)
         return StepView(step.index, step.timestep, reference, paths, masks, refined)
 
-    def _path_views(self, step: Step, seen: Observation, subjects: Sequence[Subject]) -> tuple[PathView, ...]:
+    def _path_views(self, step: Step, seen: Snapshot, subjects: Sequence[TracedPath]) -> tuple[PathView, ...]:
         size = step.latents.shape[-2:]
         # a run that goes astray gives no numbers any more; it is not the look inside that should stop it
         labels = self._labels(seen.self_attention[:, 0].nan_to_num())

@@ -21,7 +21,7 @@ from concept_conductor.training.dataset import Example
 
 @dataclass(frozen=True)
 class Placing:
-    """Where an image goes; equal placings give equal pictures, so that what is made of them can be kept.
+    """Where an image goes; equal placings give equal images, so that what is made of them can be kept.
 
     Attributes:
         box: the part of the image that is used, ``(left, top, right, bottom)`` in its own pixels.
@@ -74,7 +74,7 @@ def place(size: tuple[int, int], resolution: int, crop: float, random: Random) -
 
 
 def place_subject(example: Example, resolution: int, settings: Augmentation, random: Random) -> Placing:
-    """A placing that keeps at least some of the subject in the picture."""
+    """A placing that keeps at least some of the subject in the image."""
     if not settings.padding:
         subject = None if example.mask is None else example.mask.getbbox()
         return fill(example.image.size, resolution, subject or (0, 0, *example.image.size), random)
@@ -85,20 +85,20 @@ def place_subject(example: Example, resolution: int, settings: Augmentation, ran
 
 
 def canvas(example: Example, placing: Placing, resolution: int) -> tuple[Tensor, Tensor]:
-    """The training picture.
+    """The training image.
 
     Returns:
         pixels ``(3, H, W)`` in -1..1 and the mask ``(1, H, W)`` of 0 and 1: the subject, or without a mask all that
         is not padding.
     """
-    picture = Image.new("RGB", (resolution, resolution))
-    picture.paste(_part(example.image, placing, Image.Resampling.BILINEAR), placing.offset)
+    image = Image.new("RGB", (resolution, resolution))
+    image.paste(_part(example.image, placing, Image.Resampling.BILINEAR), placing.offset)
     mask = Image.new("L", (resolution, resolution))
     outline = example.mask or Image.new("L", example.image.size, 255)
     mask.paste(_part(outline, placing, Image.Resampling.NEAREST), placing.offset)
-    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
     return pixels, torch.from_numpy(np.array(mask) > 127)[None].float()
 
 
-def _part(picture: Image.Image, placing: Placing, resample: Image.Resampling) -> Image.Image:
-    return picture.resize(placing.size, resample, box=placing.box)
+def _part(image: Image.Image, placing: Placing, resample: Image.Resampling) -> Image.Image:
+    return image.resize(placing.size, resample, box=placing.box)

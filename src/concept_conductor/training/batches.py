@@ -15,7 +15,7 @@ from concept_conductor.training.config import TrainingConfig
 from concept_conductor.training.dataset import Example
 from concept_conductor.training.plan import Plan
 
-#: Latents of pictures already seen are kept, this many bytes of them.
+#: Latents of images already seen are kept, this many bytes of them.
 KEPT_LATENTS = 256 * 1024**2
 
 
@@ -25,7 +25,7 @@ class Batch:
 
     Attributes:
         latents: ``(B, 4, h, w)``.
-        mask: ``(B, 1, H, W)`` of 0 and 1, at the pictures' resolution.
+        mask: ``(B, 1, H, W)`` of 0 and 1, at the images' resolution.
         prompts: with the placeholders.
     """
 
@@ -63,9 +63,9 @@ class Batches:
         return Batch(torch.cat(latents), torch.stack(masks).to(self.backbone.device), prompts)
 
     def _encoded(self, index: int, placing: Placing, pixels: Tensor) -> Tensor:
-        """Latents ``(1, 4, h, w)`` of one picture.
+        """Latents ``(1, 4, h, w)`` of one image.
 
-        Encoded one by one, since a picture's latents differ by rounding from batch to batch, and those of square
+        Encoded one by one, since an image's latents differ by rounding from batch to batch, and those of square
         images, which can be placed in few ways, are kept.
         """
         key = (index, placing)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 
 VERSION = 1
 
 
 def write(path: Path, state: Mapping[str, Any], identity: Mapping[str, str]) -> None:
     """Write ``state``, marked with what it belongs to."""
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         torch.save({"version": VERSION, "identity": dict(identity), **state}, file)
 
 

@@ -50,8 +50,8 @@ class Augmentation(TrainingSettings):
 
     Attributes:
         crop: how often an image is cropped.
-        padding: put the picture at a random place on a black canvas, on which even a square has a pixel to move by;
-            off: fill the canvas with the largest square, which spares small pictures the scaling.
+        padding: put the image at a random place on a black canvas, on which even a square has a pixel to move by;
+            off: fill the canvas with the largest square, which spares small images the scaling.
         templates: captions are put into one of these, ``{}`` being the caption: "objects", "people", or a list.
         shuffle: shuffle a caption's comma-separated phrases after the first.
     """
@@ -88,10 +88,10 @@ class Regularisation(TrainingSettings):
 
 
 class Samples(TrainingSettings):
-    """Pictures made on the way: one row per prompt, one column per weight.
+    """Images made on the way: one row per prompt, one column per weight.
 
     Attributes:
-        prompts: with ``<TOK>`` for the placeholders; none for no pictures.
+        prompts: with ``<TOK>`` for the placeholders; none for no images.
         every: steps between grids; None for every quarter of the training.
         weights: of the low-rank weights, one column each.
         steps, guidance_scale, seed: of the sampler.
@@ -126,7 +126,7 @@ class TrainingConfig(TrainingSettings):
         steps: None for as many as the family's recipe has for so many images (SD1.5: 500 samples of each image, 250
             steps at batch 2; SDXL: 2000 steps at batch 1).
         batch: samples per step; None for the base model's.
-        resolution: side of the training pictures; None for the model's own.
+        resolution: side of the training images; None for the model's own.
         rank: of the low-rank weights, one number or apart for text encoders and U-Net; None for the base model's.
         learning_rates: of AdamW, where they differ from the base model's.
         weight_decay: of AdamW.

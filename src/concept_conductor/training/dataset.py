@@ -1,4 +1,4 @@
-"""The training images: a folder of 1 to 30 pictures, with captions and masks where there are some.
+"""The training images: a folder of 1 to 30 images, with captions and masks where there are some.
 
 ``IMAGES/stem.jpg`` (or png, webp, bmp) is an image, ``IMAGES/stem.txt`` its caption (first line), and
 ``MASKS/stem.png`` its mask, MASKS being ``IMAGES/masks`` unless another folder is given: that is how images and
@@ -42,8 +42,8 @@ class Example:
     def fingerprint(self) -> str:
         """A hash of all that training sees of it."""
         digest = sha256(repr((self.name, self.caption, self.image.size)).encode())
-        for picture in (self.image, self.mask):
-            digest.update(b"none" if picture is None else picture.tobytes())
+        for image in (self.image, self.mask):
+            digest.update(b"none" if image is None else image.tobytes())
         return digest.hexdigest()
 
 
@@ -60,19 +60,19 @@ def read_folder(images: Path, masks: Path | None = None) -> list[Example]:
         raise ConductorError(f"there is no folder of masks {masks}; leave 'masks' out or name one")
     if masks is None and (images / MASKS_FOLDER).is_dir():
         masks = images / MASKS_FOLDER
-    pictures = _by_stem(images, IMAGE_SUFFIXES)
-    if not 1 <= len(pictures) <= MAX_IMAGES:
+    files = _by_stem(images, IMAGE_SUFFIXES)
+    if not 1 <= len(files) <= MAX_IMAGES:
         raise ConductorError(
-            f"{images} holds {len(pictures)} images ({', '.join(s.removeprefix('.') for s in IMAGE_SUFFIXES)}); "
+            f"{images} holds {len(files)} images ({', '.join(s.removeprefix('.') for s in IMAGE_SUFFIXES)}); "
             f"a concept is trained on 1 to {MAX_IMAGES}"
         )
     captions = _by_stem(images, (CAPTION_SUFFIX,))
     outlines = {} if masks is None else _by_stem(masks, IMAGE_SUFFIXES)
     for kind, found in (("caption", captions), ("mask", outlines)):
-        if orphans := sorted(set(found) - set(pictures)):
+        if orphans := sorted(set(found) - set(files)):
             raise ConductorError(f"the {kind} {found[orphans[0]]} belongs to no image; name it after one, or remove it")
     examples = []
-    for stem, path in sorted(pictures.items()):
+    for stem, path in sorted(files.items()):
         image = load_image(path)
         mask = _mask(outlines[stem], image) if stem in outlines else None
         caption = _caption(captions[stem]) if stem in captions else None

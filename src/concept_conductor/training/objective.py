@@ -42,8 +42,8 @@ class Objective:
             paths = stack.enter_context(layerwise_texts(self.backbone.unet))
             if self.plan.gradient_checkpointing:
                 stack.enter_context(checkpointed(self.backbone.unet, paths))
-                for reader in self.backbone.readers:
-                    stack.enter_context(checkpointed_encoder(reader.encoder))
+                for text_encoder in self.backbone.text_encoders:
+                    stack.enter_context(checkpointed_encoder(text_encoder.model))
             yield paths
 
     def losses(self, step: int, paths: TrainingPaths) -> tuple[Tensor, Tensor]:
@@ -88,10 +88,10 @@ class Objective:
             placeholders' positions ``(B, placeholders)``.
         """
         backbone, names = self.backbone, self.config.placeholders
-        read = [backbone.read([prompt] * len(backbone.readers), self.parameters.tokens) for prompt in prompts]
+        read = [backbone.encode([prompt] * len(backbone.text_encoders), self.parameters.tokens) for prompt in prompts]
         positions = []
         for prompt in prompts:
-            text = tokenize(backbone.readers[0].tokenizer, prompt, names)
+            text = tokenize(backbone.text_encoders[0].tokenizer, prompt, names)
             place = {name: position for position, name in text.placeholders.items()}
             positions.append([place[name] for name in names])
         return Conditioning.stack([read]), torch.tensor(positions, device=backbone.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from concept_conductor.backbones.base import Backbone
-from concept_conductor.backbones.text_encoders import TextReader
+from concept_conductor.backbones.text_encoders import TextEncoder
 from concept_conductor.concepts.concept import Concept
 from concept_conductor.concepts.data import LowRank
 from concept_conductor.denoiser.layers import attention_layers
@@ -58,21 +58,21 @@ class TrainableConcept:
         self, backbone: Backbone, placeholders: Sequence[str], initialisers: Sequence[str], plan: Plan, seed: int
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
-        layers, readers = backbone.text_layers, backbone.readers
+        layers, text_encoders = backbone.text_layers, backbone.text_encoders
         self.tokens = tuple(
             {
-                name: nn.Parameter(initial_vector(reader, text, generator).expand(layers, -1).clone())
+                name: nn.Parameter(initial_vector(text_encoder, text, generator).expand(layers, -1).clone())
                 for name, text in zip(placeholders, initialisers, strict=True)
             }
-            for reader in readers
+            for text_encoder in text_encoders
         )
         self.text_encoders = tuple(
-            _pairs(reader.encoder, text_layer_names(reader.encoder), rank, generator)
-            for reader, rank in zip(readers, plan.text_ranks, strict=True)
+            _pairs(text_encoder.model, text_layer_names(text_encoder.model), rank, generator)
+            for text_encoder, rank in zip(text_encoders, plan.text_ranks, strict=True)
         )
         self.unet = _pairs(backbone.unet, unet_layer_names(backbone.unet), plan.unet_rank, generator)
         self._backbone = backbone
-        self.frozen = [False] * len(readers)
+        self.frozen = [False] * len(text_encoders)
 
     def groups(self, plan: Plan) -> list[dict[str, object]]:
         """The optimiser's groups: each text encoder's vectors, each text encoder, the U-Net."""
@@ -85,8 +85,8 @@ class TrainableConcept:
     def inserted(self) -> Iterator[None]:
         """Inside this context the model's layers add the low-rank weights; afterwards they are what they were."""
         with ExitStack() as stack:
-            for reader, layers in zip(self._backbone.readers, self.text_encoders, strict=True):
-                stack.enter_context(_inserted(reader.encoder, layers))
+            for text_encoder, layers in zip(self._backbone.text_encoders, self.text_encoders, strict=True):
+                stack.enter_context(_inserted(text_encoder.model, layers))
             stack.enter_context(_inserted(self._backbone.unet, self.unet))
             yield
 
@@ -154,18 +154,18 @@ def text_layer_names(encoder: nn.Module) -> list[str]:
     ]
 
 
-def initial_vector(reader: TextReader, initialiser: str, generator: torch.Generator) -> Tensor:
+def initial_vector(text_encoder: TextEncoder, initialiser: str, generator: torch.Generator) -> Tensor:
     """The vector that a placeholder starts from in every layer, ``(dim,)``.
 
     Args:
-        reader: the text encoder and its tokenizer.
+        text_encoder: the text encoder and its tokenizer.
         initialiser: ``<rand-SIGMA>``, or a word that is one token of the tokenizer.
         generator: decides random vectors.
 
     Raises:
         ConductorError: the initialiser is neither.
     """
-    table = reader.embedding.weight
+    table = text_encoder.embedding.weight
     if random := re.fullmatch(r"<rand-([0-9.eE+-]+)>", initialiser):
         try:
             sigma = float(random[1])
@@ -174,8 +174,8 @@ def initial_vector(reader: TextReader, initialiser: str, generator: torch.Genera
         if not 0 <= sigma < 100:
             raise ConductorError(f"the initialiser '{initialiser}' has no usable number; write e.g. <rand-0.013>")
         return (torch.randn(table.shape[1], generator=generator) * sigma).to(table.device)
-    ids = reader.tokenizer(initialiser, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1 or ids[0] == reader.tokenizer.unk_token_id:
+    ids = text_encoder.tokenizer(initialiser, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1 or ids[0] == text_encoder.tokenizer.unk_token_id:
         raise ConductorError(
             f"the initialiser '{initialiser}' is {len(ids)} tokens of this model's tokenizer; give a word that is "
             "exactly one (the subject's class, such as 'dog'), or <rand-0.013>"

@@ -45,7 +45,7 @@ class Plan:
         Raises:
             ConductorError: it does not fit the model.
         """
-        usual, encoders = backbone.defaults.training, len(backbone.readers)
+        usual, encoders = backbone.defaults.training, len(backbone.text_encoders)
         rates = LearningRates.model_validate(given(usual.learning_rates) | given(config.learning_rates))
         rank = Ranks.model_validate(given(usual.rank) | given(config.rank))
         assert rates.embeddings and rates.text_encoder and rates.unet is not None  # the family's are filled

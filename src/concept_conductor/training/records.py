@@ -81,7 +81,7 @@ class Records:
         return path
 
     def draw(self, history: list[list[float]]) -> None:
-        """The curves, as numbers and as a picture.
+        """The curves, as numbers and as an image.
 
         Args:
             history: of each step: loss, attention loss, and a norm for each text encoder.

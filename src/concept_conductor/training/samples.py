@@ -1,4 +1,4 @@
-"""Pictures made on the way: sample grids, and the training's curves."""
+"""Images made on the way: sample grids, and the training's curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.concepts.concept import Concept
-from concept_conductor.denoiser.lora import Scaled
+from concept_conductor.denoiser.lora import ScaledUpdates
 from concept_conductor.io.tensors import to_uint8
 from concept_conductor.method.sampling import sample_alone
 from concept_conductor.training.captions import with_placeholders
@@ -37,11 +37,11 @@ def sample_grid(backbone: Backbone, concept: Concept, settings: Samples, resolut
         texts = backbone.encode_concept_prompts(concept, weight, [*prompts, ""])
         for row, text in enumerate(texts[:-1]):
             both = Conditioning.stack([[text, texts[-1]]])
-            update = Scaled(concept.unet, weight)
+            update = ScaledUpdates(concept.unet, weight)
             pixels = sample_alone(backbone, both, update, noise, settings.steps, settings.guidance_scale)
-            picture = Image.fromarray(to_uint8(pixels)[0])
+            image = Image.fromarray(to_uint8(pixels)[0])
             top = CAPTION_HEIGHT + row * (tile + CAPTION_HEIGHT + GAP)
-            grid.paste(picture.resize((tile, tile)) if tile != resolution else picture, (column * (tile + GAP), top))
+            grid.paste(image.resize((tile, tile)) if tile != resolution else image, (column * (tile + GAP), top))
             if column == 0:
                 draw.text((2, top + tile), settings.prompts[row], fill="black")
     return grid

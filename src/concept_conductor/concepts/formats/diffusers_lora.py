@@ -15,7 +15,7 @@ from concept_conductor.concepts.formats import lora_state
 from concept_conductor.concepts.formats.peft_config import AdapterConfig
 from concept_conductor.concepts.formats.weight_file import WeightFile, parsed_json
 from concept_conductor.errors import ConceptFileError
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 
 KIND = "diffusers LoRA"
 
@@ -54,7 +54,7 @@ def save(concept: ConceptPart, path: str | Path) -> Path:
         ConceptFileError: the concept has embeddings or whole weights.
     """
     state = lora_state.state_dict(concept, KIND)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(safetensors_bytes(state, metadata={**concept.metadata, "format": "pt"}))
     return Path(path)
 

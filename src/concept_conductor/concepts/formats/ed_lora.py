@@ -17,7 +17,7 @@ from concept_conductor.concepts.data import ConceptPart, LowRank, Update
 from concept_conductor.concepts.formats import validation
 from concept_conductor.concepts.formats.weight_file import WeightFile
 from concept_conductor.errors import ConceptFileError
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 
 KIND = "ED-LoRA (Mix-of-Show .pth)"
 
@@ -82,7 +82,7 @@ def save(concept: ConceptPart, path: str | Path) -> Path:
     for name, layers in zip(TEXT_ENCODERS, concept.text_encoders, strict=False):
         tables[name] = _keys(concept, layers, TEXT_PREFIX)
     tables[UNET] = _keys(concept, concept.unet, "")
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         torch.save({WRAPPER: tables}, file)
     return Path(path)
 

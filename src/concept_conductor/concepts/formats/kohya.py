@@ -20,7 +20,7 @@ from concept_conductor.concepts.data import ConceptPart
 from concept_conductor.concepts.formats import lora_state, lycoris
 from concept_conductor.concepts.formats.weight_file import WeightFile
 from concept_conductor.errors import ConceptFileError
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 
 KIND = "kohya-ss LoRA"
 
@@ -77,7 +77,7 @@ def save(concept: ConceptPart, path: str | Path) -> Path:
     from diffusers.utils import convert_state_dict_to_kohya
 
     state = convert_state_dict_to_kohya(lora_state.state_dict(concept, KIND))
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(safetensors_bytes(state, metadata=dict(concept.metadata)))
     return Path(path)
 

@@ -21,7 +21,7 @@ from concept_conductor.concepts.families import family_of
 from concept_conductor.concepts.formats import validation
 from concept_conductor.concepts.formats.weight_file import WeightFile, parsed_json
 from concept_conductor.errors import ConceptFileError
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 
 KIND = "Concept Conductor (safetensors)"
 
@@ -99,7 +99,7 @@ def save(concept: ConceptPart, path: str | Path) -> Path:
         "placeholders": json.dumps(concept.placeholders),
     }
     plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(safetensors_bytes(plain, metadata=header))
     return Path(path)
 

@@ -1,4 +1,4 @@
-"""Benchmark files: which pictures are made and compared, as YAML or JSON that people write."""
+"""Benchmark files: which images are made and compared, as YAML or JSON that people write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from concept_conductor.evaluation.benchmark.schema import (
     Word,
     listed_concepts,
 )
-from concept_conductor.io.documents import Document, DocumentError, Place, named, read_document
+from concept_conductor.io.documents import Document, DocumentError, FieldPath, named, read_document
 from concept_conductor.recipes.files import locate_in
 from concept_conductor.recipes.schema.fields import Count, Name, Seeds, Text
 from concept_conductor.recipes.schema.layout import LayoutEntry
@@ -50,8 +50,8 @@ class SceneSpec(Settings):
     replaces: tuple[str, ...]
     layout: LayoutEntry | None
     drawn: StickerLayout | None
-    place: Place
-    layout_place: Place
+    place: FieldPath
+    layout_place: FieldPath
 
     @property
     def to_be_drawn(self) -> LayoutEntry:
@@ -60,18 +60,18 @@ class SceneSpec(Settings):
 
 
 class Benchmark(Settings):
-    """Everything that decides a benchmark's pictures. Paths count from its file's folder.
+    """Everything that decides a benchmark's images. Paths count from its file's folder.
 
     Attributes:
         name, version: results of another name or version are never mixed with these.
         model: as in a recipe.
         methods: names; None for all that are registered.
         metrics: names; None for all.
-        settings: those of a recipe that all pictures share.
+        settings: those of a recipe that all images share.
         concepts: name -> concept.
         combinations: which appear together.
         prompts: for every combination without its own.
-        seeds: a picture for each.
+        seeds: an image for each.
         layout, drawn: for every prompt without its own; ``{combination}`` and ``{prompt}`` in its texts are filled in.
         subsets: named parts.
     """
@@ -125,7 +125,7 @@ class Benchmark(Settings):
         """The file it came from, for messages."""
         return self._document.source
 
-    def complaint(self, place: Place, message: str) -> str:
+    def complaint(self, place: FieldPath, message: str) -> str:
         """``message`` with the file, line and field it is about."""
         line = self._document.line(place)
         return f"{self.source}{f', line {line}' if line else ''}: '{named(place)}': {message}"
@@ -151,18 +151,18 @@ class Benchmark(Settings):
     def scenes(self) -> Iterator[SceneSpec]:
         """Every combination with every prompt of its."""
         for index, one in enumerate(self.combinations):
-            own: Place = ("combinations", index)
-            place: Place = (*own, "prompts") if one.prompts is not None else ("prompts",)
+            own: FieldPath = ("combinations", index)
+            place: FieldPath = (*own, "prompts") if one.prompts is not None else ("prompts",)
             for number, prompt in enumerate(one.prompts if one.prompts is not None else self.prompts):
                 yield self._scene(one, own, prompt, (*place, number))
 
-    def _scene(self, one: Combination, own: Place, prompt: PromptEntry, place: Place) -> SceneSpec:
+    def _scene(self, one: Combination, own: FieldPath, prompt: PromptEntry, place: FieldPath) -> SceneSpec:
         classes = [self.concepts[name].class_words for name in one.concepts]
         text = prompt.text
         for number, words in enumerate(classes, 1):
             text = text.replace(f"{{{number}}}", words)
         title, label = one.title, prompt.name or str(int(place[-1]) + 1)
-        places: tuple[tuple[PromptEntry | Combination | Benchmark, Place], ...] = (
+        places: tuple[tuple[PromptEntry | Combination | Benchmark, FieldPath], ...] = (
             (prompt, place),
             (one, own),
             (self, ()),
@@ -195,7 +195,7 @@ class Benchmark(Settings):
             "concepts": entries,
             "layout": layout.model_dump(exclude_none=True),
         }
-        lines: dict[Place, int] = {}
+        lines: dict[FieldPath, int] = {}
         for place, line in self._document.lines.items():
             if place[:1] == ("settings",):
                 lines[place[1:]] = line
@@ -214,7 +214,7 @@ class Benchmark(Settings):
         Raises:
             DocumentError: some are not; a sentence for each, up to twenty.
         """
-        missing: dict[Place, str] = {}
+        missing: dict[FieldPath, str] = {}
         for name, subject in self.concepts.items():
             for index, reference in enumerate(subject.references):
                 if not (self.folder / reference).is_file():
@@ -233,7 +233,7 @@ class Benchmark(Settings):
         if complaints:
             raise DocumentError("\n".join(complaints))
 
-    def _place(self, scene: SceneSpec, place: Place) -> Place:
+    def _place(self, scene: SceneSpec, place: FieldPath) -> FieldPath:
         """Where a benchmark says what a scene's recipe has at ``place``."""
         if place[0] == "concepts":
             index = place[1]
@@ -241,17 +241,17 @@ class Benchmark(Settings):
             return ("concepts", scene.concepts[index], *place[2:])
         return (*scene.layout_place, *place[1:])
 
-    def _order(self, place: Place) -> tuple[int, str]:
+    def _order(self, place: FieldPath) -> tuple[int, str]:
         return self._document.line(place) or 0, named(place)
 
     def _misfits(self) -> Iterator[str]:
         """What a single field does not show to be wrong."""
         for name, subject in self.concepts.items():
-            place: Place = ("concepts", name)
+            place: FieldPath = ("concepts", name)
             if not subject.class_words.strip():
                 yield self.complaint(place, "the concept has no 'class_words'; say what it is, such as dog")
             if (not subject.references) == (subject.design is None):
-                yield self.complaint(place, "the concept has no 'references'; give pictures of it to measure by")
+                yield self.complaint(place, "the concept has no 'references'; give images of it to measure by")
         for index, one in enumerate(self.combinations):
             for number, name in enumerate(one.concepts):
                 if name not in self.concepts:
@@ -270,7 +270,7 @@ class Benchmark(Settings):
                     yield self.complaint(scene.place, "expected a layout here, for its combination or for all of them")
 
 
-def _absent(recipe: Recipe, place: Place) -> str | None:
+def _absent(recipe: Recipe, place: FieldPath) -> str | None:
     """Why the file at a place of a recipe cannot be used; None where it is there."""
     try:
         path = locate_in(recipe, place, recipe.folder)

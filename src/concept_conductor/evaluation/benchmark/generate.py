@@ -1,4 +1,4 @@
-"""Making the picture of a job, in this process or in a worker somewhere else."""
+"""Making the image of a job, in this process or in a worker somewhere else."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from concept_conductor.io.tensors import to_uint8
 from concept_conductor.pipeline.pipeline import ConceptConductorPipeline
 from concept_conductor.recipes.files import locate_model
 from concept_conductor.recipes.model import load_pipeline
-from concept_conductor.recipes.runner import Rendering, StepReport
+from concept_conductor.recipes.runner import RecipeRunner, StepReport
 from concept_conductor.recipes.schema.recipe import Recipe
 
 
-class Painted(NamedTuple):
-    """One picture, as it travels from a worker.
+class JobResult(NamedTuple):
+    """One image, as it travels from a worker.
 
     Attributes:
         key: of the job.
@@ -42,45 +42,45 @@ class Painted(NamedTuple):
 
 
 @dataclass
-class Painter:
-    """Makes pictures; the model is loaded once, and what is opened for a scene stays for its next picture.
+class ImageWorker:
+    """Makes images; the model is loaded once, and what is opened for a scene stays for its next image.
 
     Attributes:
-        pipe: None until the first picture.
+        pipe: None until the first image.
     """
 
     pipe: ConceptConductorPipeline | None = None
     _group: Group | None = None
-    _rendering: Rendering | None = field(default=None, repr=False)
+    _runner: RecipeRunner | None = field(default=None, repr=False)
 
-    def paint(self, job: Job, progress: Callable[[StepReport], None] | None = None) -> Painted:
-        """Make the picture of one job.
+    def generate(self, job: Job, progress: Callable[[StepReport], None] | None = None) -> JobResult:
+        """Make the image of one job.
 
         Raises:
             ConductorError: something does not fit; the sentence names the benchmark's line.
         """
-        rendering = self._open(job.group)
-        watch = Watch.start(rendering.pipe.backbone.device)
+        runner = self._open(job.group)
+        watch = Watch.start(runner.pipe.backbone.device)
         if job.group.method.sampler is not None:
-            return self._by_another_way(job, rendering, job.group.method.sampler, watch)
-        picture = rendering.picture(job.seed, progress)
+            return self._by_another_way(job, runner, job.group.method.sampler, watch)
+        image = runner.image(job.seed, progress)
         record = {
-            "provenance": picture.provenance.model_dump(mode="json"),
-            "seconds": round(picture.seconds, 3),
+            "provenance": image.provenance.model_dump(mode="json"),
+            "seconds": round(image.seconds, 3),
             "peak_memory_bytes": watch.peak(),
             "memory_of": "gpu" if watch.device.type == "cuda" else "process",
-            "blacked_out_by_safety_checker": picture.flagged,
+            "blacked_out_by_safety_checker": image.flagged,
         }
-        return Painted(job.key, np.asarray(picture.image.convert("RGB")), picture.masks, record)
+        return JobResult(job.key, np.asarray(image.image.convert("RGB")), image.masks, record)
 
-    def _by_another_way(self, job: Job, rendering: Rendering, sampler: Sampler, watch: Watch) -> Painted:
-        """A picture that a method other than this project's makes; it has no masks."""
+    def _by_another_way(self, job: Job, runner: RecipeRunner, sampler: Sampler, watch: Watch) -> JobResult:
+        """An image that a method other than this project's makes; it has no masks."""
         start = time.perf_counter()
-        made = Image.fromarray(to_uint8(sampler(rendering, job.seed)[None])[0])
-        (checked,), flagged = rendering.pipe.safety_checked([made])
+        made = Image.fromarray(to_uint8(sampler(runner, job.seed)[None])[0])
+        (checked,), flagged = runner.pipe.safety_checked([made])
         image = np.asarray(checked.convert("RGB"))
-        used = rendering.provenance.recipe.model_copy(update={"seeds": (job.seed,)})
-        provenance = rendering.provenance.model_copy(update={"seed": job.seed, "recipe": used})
+        used = runner.provenance.recipe.model_copy(update={"seeds": (job.seed,)})
+        provenance = runner.provenance.model_copy(update={"seed": job.seed, "recipe": used})
         record = {
             "provenance": provenance.model_dump(mode="json"),
             "seconds": round(time.perf_counter() - start, 3),
@@ -88,18 +88,18 @@ class Painter:
             "memory_of": "gpu" if watch.device.type == "cuda" else "process",
             "blacked_out_by_safety_checker": bool(flagged and flagged[0]),
         }
-        return Painted(job.key, image, np.zeros((0, *image.shape[:2]), dtype=bool), record)
+        return JobResult(job.key, image, np.zeros((0, *image.shape[:2]), dtype=bool), record)
 
-    def _open(self, group: Group) -> Rendering:
-        if self._rendering is None or self._group is None or group.content != self._group.content:
+    def _open(self, group: Group) -> RecipeRunner:
+        if self._runner is None or self._group is None or group.content != self._group.content:
             recipe = changed(group)
             if self.pipe is None:
                 self.pipe = load_pipeline(locate_model(recipe.model, recipe.folder), recipe)
-            rendering = Rendering.prepare(recipe, located=group.paths, pipe=self.pipe)
+            runner = RecipeRunner.prepare(recipe, located=group.paths, pipe=self.pipe)
             known = group.model if len(group.model) == 64 else None
-            made_with = rendering.provenance.model_copy(update={"model": known})
-            self._rendering, self._group = replace(rendering, provenance=made_with), group
-        return self._rendering
+            made_with = runner.provenance.model_copy(update={"model": known})
+            self._runner, self._group = replace(runner, provenance=made_with), group
+        return self._runner
 
 
 def changed(group: Group) -> Recipe:

@@ -1,4 +1,4 @@
-"""Jobs: a benchmark as a list of pictures, each with a key that tells its content from every other's."""
+"""Jobs: a benchmark as a list of images, each with a key that tells its content from every other's."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from concept_conductor._version import __version__
 from concept_conductor.evaluation.benchmark.benchmark import Benchmark, SceneSpec
 from concept_conductor.evaluation.benchmark.methods import METHODS, Method, find_methods
 from concept_conductor.evaluation.benchmark.mini_images import layout_of
-from concept_conductor.io.documents import Place
+from concept_conductor.io.documents import FieldPath
 from concept_conductor.recipes.files import locate_model, located_files, model_sha256, sha256_at
 from concept_conductor.recipes.schema.recipe import Recipe
 
 KEY_LENGTH = 32
-#: What decides where and how a picture is computed, but not what it shows.
+#: What decides where and how an image is computed, but not what it shows.
 NOT_IN_THE_KEY = {"seeds", "device", "paths_per_forward", "offload", "output"}
 
 
@@ -28,7 +28,7 @@ class Group:
     """The jobs of one method and scene, which differ in their seeds only.
 
     Attributes:
-        method: who makes the pictures.
+        method: who makes the images.
         scene: what of.
         recipe: of the scene by the full method.
         paths: place in the recipe -> file.
@@ -39,13 +39,13 @@ class Group:
     method: Method
     scene: SceneSpec
     recipe: Recipe
-    paths: Mapping[Place, Path]
-    hashes: Mapping[Place, str]
+    paths: Mapping[FieldPath, Path]
+    hashes: Mapping[FieldPath, str]
     model: str
 
     @cached_property
     def content(self) -> str:
-        """All that makes the pictures, but for the seed, as JSON."""
+        """All that makes the images, but for the seed, as JSON."""
         recipe = self.recipe.shareable().model_dump(mode="json", exclude=NOT_IN_THE_KEY | {"model"})
         recipe["inversion"].pop("cache")
         for place, digest in self.hashes.items():
@@ -62,12 +62,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture.
+    """One image.
 
     Attributes:
         group: its method and scene.
         seed: of its noise.
-        key: names its results; equal only for pictures that would be equal.
+        key: names its results; equal only for images that would be equal.
     """
 
     group: Group
@@ -98,7 +98,7 @@ def plan(benchmark: Benchmark, methods: Sequence[Method], folder: Path) -> list[
 
     Args:
         benchmark: whose files were checked.
-        methods: who makes pictures.
+        methods: who makes images.
         folder: for layouts that have to be drawn.
 
     Raises:
@@ -126,7 +126,7 @@ def _jobs(
                 yield Job(group, seed)
 
 
-def _put(data: Any, place: Place, value: str) -> None:
+def _put(data: Any, place: FieldPath, value: str) -> None:
     """Set what stands at ``place`` of nested dicts and lists."""
     for part in place[:-1]:
         data = data[part]

@@ -18,12 +18,12 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.settings import Alignment, Injection
 
 if TYPE_CHECKING:
-    from concept_conductor.recipes.runner import Rendering
+    from concept_conductor.recipes.runner import RecipeRunner
 
 GROUP = "concept_conductor.methods"
 
-Sampler = Callable[["Rendering", int], Tensor]
-"""Of an opened recipe and a seed, a picture ``(3, H, W)`` in 0..1."""
+Sampler = Callable[["RecipeRunner", int], Tensor]
+"""Of an opened recipe and a seed, an image ``(3, H, W)`` in 0..1."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Method:
         name: what it is asked for by.
         title: for people.
         changes: fields of a recipe that it changes.
-        sampler: makes the picture where the method is another than this project's; None for this project's.
+        sampler: makes the image where the method is another than this project's; None for this project's.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Method:
     sampler: Sampler | None = None
 
 
-def merged_models(rendering: Rendering, seed: int) -> Tensor:
-    """The recipe's picture by one model that all concepts are merged into, from the same noise, without its layout."""
+def merged_models(runner: RecipeRunner, seed: int) -> Tensor:
+    """The recipe's image by one model that all concepts are merged into, from the same noise, without its layout."""
     from concept_conductor.baselines.merged import sample_merged
 
-    recipe, backbone = rendering.recipe, rendering.pipe.backbone
+    recipe, backbone = runner.recipe, runner.pipe.backbone
     assert recipe.steps is not None and recipe.guidance_scale is not None  # filled when it was opened
     assert recipe.width is not None and recipe.height is not None
     side = backbone.vae_factor
@@ -55,7 +55,7 @@ def merged_models(rendering: Rendering, seed: int) -> Tensor:
         1, 4, recipe.height // side, recipe.width // side, generator=torch.Generator("cpu").manual_seed(seed)
     )
     return sample_merged(
-        rendering.pipe, recipe.prompt, rendering.concepts, noise, recipe.steps, recipe.guidance_scale,
+        runner.pipe, recipe.prompt, runner.concepts, noise, recipe.steps, recipe.guidance_scale,
         recipe.negative_prompt,
     )[0]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Pictures that the sticker world draws for benchmarks: layouts with masks, and references of its designs."""
+"""Images that the sticker world draws for benchmarks: layouts with masks, and references of its designs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from concept_conductor.mini.world import World
 from concept_conductor.recipes.schema.layout import LayoutEntry
 
 REFERENCES = 4
-"""Reference pictures of a design: alone, on so many backgrounds."""
+"""Reference images of a design: alone, on so many backgrounds."""
 MOST_OBJECTS = 3
 REFERENCE_SEED = 7
 
@@ -62,7 +62,7 @@ def layout_of(benchmark: Benchmark, scene: SceneSpec, folder: Path) -> LayoutEnt
 
 
 def references_of(benchmark: Benchmark, name: str, folder: Path) -> tuple[Path, ...]:
-    """A concept's reference pictures; those that the sticker world draws are written to ``folder``.
+    """A concept's reference images; those that the sticker world draws are written to ``folder``.
 
     Raises:
         ConductorError: there is no such design.

@@ -1,4 +1,4 @@
-"""The folder that an evaluation leaves behind: every picture under its key, and a manifest of them all."""
+"""The folder that an evaluation leaves behind: every image under its key, and a manifest of them all."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark.benchmark import Benchmark
-from concept_conductor.evaluation.benchmark.generate import Painted
+from concept_conductor.evaluation.benchmark.generate import JobResult
 from concept_conductor.evaluation.benchmark.jobs import Job
 from concept_conductor.evaluation.benchmark.mini_images import references_of
-from concept_conductor.io.files import sha256_of, written_whole
+from concept_conductor.io.files import atomic_write, sha256_of
 from concept_conductor.io.images import load_image, load_mask, save_png
 from concept_conductor.recipes.provenance import Provenance, versions
 
@@ -30,7 +30,7 @@ MAX_MANIFEST = 2**28
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """Pictures of one benchmark. A job is done when its record is there and its picture is the one the record names.
+    """Images of one benchmark. A job is done when its record is there and its image is the one the record names.
 
     Attributes:
         path: has ``images/KEY.png``, ``KEY-masks.png`` and ``KEY.json`` of each job, and what was drawn for them.
@@ -60,7 +60,7 @@ class ResultsFolder:
         elif path.is_dir() and any(path.iterdir()):
             raise ConductorError(f"'{path}' holds other files and no results; choose an empty or new folder with --out")
         else:
-            with written_whole(stamp) as file:
+            with atomic_write(stamp) as file:
                 file.write(json.dumps(own, indent=2).encode() + b"\n")
         return cls(path)
 
@@ -80,11 +80,11 @@ class ResultsFolder:
         return self.path / "scores"
 
     def image(self, key: str) -> Path:
-        """Where a job's picture lies."""
+        """Where a job's image lies."""
         return self.path / "images" / f"{key}.png"
 
     def masks(self, key: str) -> NDArray[np.bool_]:
-        """The masks a picture ended with, ``(concepts, h, w)``; none where its method has none."""
+        """The masks an image ended with, ``(concepts, h, w)``; none where its method has none."""
         record = self.record(key) or {}
         if record["masks"][0] == 0:
             return np.zeros(record["masks"], dtype=bool)
@@ -92,26 +92,26 @@ class ResultsFolder:
         return stacked.reshape(record["masks"])
 
     def record(self, key: str) -> dict[str, Any] | None:
-        """What is known of a finished job; None where it is not finished, or its picture is not what was written."""
+        """What is known of a finished job; None where it is not finished, or its image is not what was written."""
         record = _record(self.path / "images" / f"{key}.json")
         if record is None or record.get("key") != key or not self.image(key).is_file():
             return None
         return record if sha256_of(self.image(key)) == record.get("sha256") else None
 
-    def keep(self, job: Job, painted: Painted) -> None:
-        """Write a picture, its masks and, last, the record that says that it is done.
+    def keep(self, job: Job, result: JobResult) -> None:
+        """Write an image, its masks and, last, the record that says that it is done.
 
         Raises:
             ConductorError: the disk is full.
         """
-        provenance = Provenance.model_validate(painted.record["provenance"])
+        provenance = Provenance.model_validate(result.record["provenance"])
         target = self.image(job.key)
-        # a replay would make the picture of this project's own method from the recipe
+        # a replay would make the image of this project's own method from the recipe
         metadata = provenance.metadata(target) if job.group.method.sampler is None else None
-        save_png(Image.fromarray(painted.image), target, metadata)
-        count, height, width = painted.masks.shape
+        save_png(Image.fromarray(result.image), target, metadata)
+        count, height, width = result.masks.shape
         if count:
-            stacked = Image.fromarray(painted.masks.reshape(count * height, width).astype(np.uint8) * 255)
+            stacked = Image.fromarray(result.masks.reshape(count * height, width).astype(np.uint8) * 255)
             save_png(stacked.convert("1"), self.path / "images" / f"{job.key}-masks.png")
         record = {
             "key": job.key,
@@ -123,7 +123,7 @@ class ResultsFolder:
             "seed": job.seed,
             "concepts": list(job.group.scene.concepts),
             "masks": [count, height, width],
-            **painted.record,
+            **result.record,
         }
         self._write(self.path / "images" / f"{job.key}.json", record)
 
@@ -151,7 +151,7 @@ class ResultsFolder:
             },
             "files": {str(path): job.group.hashes[place] for job in jobs for place, path in job.group.paths.items()},
             "settings": benchmark.model_dump(mode="json", include={"settings", "seeds", "methods", "model"}),
-            "pictures": [_without_recipe(record) for record in finished],
+            "images": [_without_recipe(record) for record in finished],
         }
         self._write(self.path / "manifest.json", manifest)
         return manifest
@@ -162,7 +162,7 @@ class ResultsFolder:
         return (whole.relative_to(own) if whole.is_relative_to(own) else whole).as_posix()
 
     def _write(self, path: Path, record: Mapping[str, Any]) -> None:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps(record, indent=1, ensure_ascii=False, default=str).encode() + b"\n")
 
 
@@ -185,7 +185,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_sizes(folder: ResultsFolder, jobs: Sequence[Job]) -> tuple[int, int]:
-    """Width and height of all pictures.
+    """Width and height of all images.
 
     Raises:
         ConductorError: some are of another size than the others, which would make scores incomparable.
@@ -197,15 +197,15 @@ def check_sizes(folder: ResultsFolder, jobs: Sequence[Job]) -> tuple[int, int]:
         if size != first:
             raise ConductorError(
                 f"'{folder.image(job.key)}' has {size[0]}x{size[1]} pixels, but the others have {first[0]}x{first[1]}; "
-                "pictures of one size can be compared: remove it and run again"
+                "images of one size can be compared: remove it and run again"
             )
     if first is None:
-        raise ConductorError("there is no picture to score")
+        raise ConductorError("there is no image to score")
     return first
 
 
 def _without_recipe(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record short enough for the manifest: recipe and file hashes stay in the picture's own."""
+    """A record short enough for the manifest: recipe and file hashes stay in the image's own."""
     provenance = record["provenance"]
     rest = {key: value for key, value in record.items() if key not in ("provenance", "masks")}
     return {**rest, "versions": provenance["versions"], "device": provenance["recipe"]["device"]}

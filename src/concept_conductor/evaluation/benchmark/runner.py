@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from concept_conductor.evaluation.benchmark.generate import Painted, Painter
+from concept_conductor.evaluation.benchmark.generate import ImageWorker, JobResult
 from concept_conductor.evaluation.benchmark.jobs import Job
 from concept_conductor.evaluation.benchmark.results import ResultsFolder
 from concept_conductor.recipes.runner import StepReport
@@ -14,21 +14,21 @@ OnStep = Callable[[Job, StepReport], None]
 
 
 class Runner(Protocol):
-    """Makes pictures somewhere."""
+    """Makes images somewhere."""
 
-    def paint_all(self, jobs: Sequence[Job], on_step: OnStep) -> Iterator[tuple[Job, Painted]]:
-        """Each job with its picture exactly once, in any order; a closed iterator leaves nothing running."""
+    def generate_all(self, jobs: Sequence[Job], on_step: OnStep) -> Iterator[tuple[Job, JobResult]]:
+        """Each job with its image exactly once, in any order; a closed iterator leaves nothing running."""
         ...
 
 
 class LocalRunner:
     """This process."""
 
-    def paint_all(self, jobs: Sequence[Job], on_step: OnStep) -> Iterator[tuple[Job, Painted]]:
+    def generate_all(self, jobs: Sequence[Job], on_step: OnStep) -> Iterator[tuple[Job, JobResult]]:
         """See :class:`Runner`; the order is that of ``jobs``."""
-        painter = Painter()
+        worker = ImageWorker()
         for job in jobs:
-            yield job, painter.paint(job, lambda report, job=job: on_step(job, report))  # type: ignore[misc]
+            yield job, worker.generate(job, lambda report, job=job: on_step(job, report))  # type: ignore[misc]
 
 
 def run(
@@ -39,15 +39,15 @@ def run(
     on_step: OnStep = lambda job, report: None,
     on_found: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Make what is not there yet; every finished picture is kept at once, whatever happens after.
+    """Make what is not there yet; every finished image is kept at once, whatever happens after.
 
     Args:
         folder: of the results.
         jobs: all that are asked for.
         runner: who makes them.
-        on_done: told after each picture that was made or found.
+        on_done: told after each image that was made or found.
         on_step: told after each step, where the runner knows.
-        on_found: told first how many pictures are there already.
+        on_found: told first how many images are there already.
     """
     missing = folder.missing(jobs)
     waiting = {job.key for job in missing}
@@ -55,12 +55,12 @@ def run(
         if job.key not in waiting:
             on_done(job)
     on_found(len(jobs) - len(missing))
-    pictures = runner.paint_all(missing, on_step)
+    images = runner.generate_all(missing, on_step)
     try:
-        for job, painted in pictures:
-            folder.keep(job, painted)
+        for job, result in images:
+            folder.keep(job, result)
             on_done(job)
     finally:
-        close = getattr(pictures, "close", None)
+        close = getattr(images, "close", None)
         if close is not None:
             close()

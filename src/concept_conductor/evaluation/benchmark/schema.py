@@ -20,7 +20,7 @@ Word = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\x00-\x1f/
 
 
 def _named_settings(value: Any) -> Any:
-    """Only what all pictures share: the rest the benchmark decides scene by scene."""
+    """Only what all images share: the rest the benchmark decides scene by scene."""
     known = [name for name in Recipe.model_fields if name not in OF_THE_SCENE]
     for name in value if isinstance(value, Mapping) else ():
         if name not in known:
@@ -43,7 +43,7 @@ class BenchmarkConcept(Settings):
         file, revision: as in a recipe: a file, folder, shipped name (``mini/NAME``), hub repository, or several.
         class_words: what it is in plain words ("dog"): prompts say so, detectors look for it.
         weight: how strongly its low-rank weights apply; None for the pipeline's own.
-        references: pictures of it that likeness is measured against; or
+        references: images of it that likeness is measured against; or
         design: its design in the sticker world, which then draws the references.
     """
 

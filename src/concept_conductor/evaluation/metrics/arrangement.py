@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from concept_conductor.evaluation.metrics.observed_image import Observation, Row
-from concept_conductor.evaluation.metrics.places import Place, place_mask, standing
+from concept_conductor.evaluation.metrics.observed_image import ObservedImage, Row
+from concept_conductor.evaluation.metrics.places import Region, place_mask, standing
 from concept_conductor.evaluation.metrics.segsim import objects_of
 from concept_conductor.mini.judge import Finding
 
 OWN, ANOTHERS, EMPTY = "own", "another's", "empty"
 
 
-def arrangement(observed: Observation) -> Row:
+def arrangement(observed: ObservedImage) -> Row:
     """Of the concepts' places, the share in which the object is most like their own concept, another one, or missing.
 
-    Likeness is the mean cosine to a concept's references, as for leakage. Nothing is known of pictures without places.
+    Likeness is the mean cosine to a concept's references, as for leakage. Nothing is known of images without places.
     """
     if not observed.item.places:
         return {"arrangement": None}
@@ -45,7 +45,7 @@ def arrangement(observed: Observation) -> Row:
     }
 
 
-def designs_in_place(places: Sequence[Place], findings: Sequence[Finding], designs: Sequence[str]) -> list[bool]:
+def designs_in_place(places: Sequence[Region], findings: Sequence[Finding], designs: Sequence[str]) -> list[bool]:
     """Whether the embedded judge finds each concept's design (``class/style``) in its place."""
     if not findings:
         return [False] * len(designs)

@@ -1,4 +1,4 @@
-"""CLIP-T: how well a picture fits its text, by CLIP."""
+"""CLIP-T: how well an image fits its text, by CLIP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concept_conductor.evaluation.metrics.embedders import ClipEmbedder
 
 
 def clip_t(clip: ClipEmbedder, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-    """The raw cosine, -1..1, of each picture and its text (no factor 2.5 and no cut at 0, as CLIPScore has them)."""
+    """The raw cosine, -1..1, of each image and its text (no factor 2.5 and no cut at 0, as CLIPScore has them)."""
     if not images:
         return []
     return (clip.embed(images) * clip.embed_texts(texts)).sum(1).tolist()

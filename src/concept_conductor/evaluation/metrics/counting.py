@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from concept_conductor.evaluation.metrics.items import Subject
+from concept_conductor.evaluation.metrics.items import ConceptReference
 
 
-def prompted(concepts: Sequence[Subject]) -> dict[str, int]:
+def prompted(concepts: Sequence[ConceptReference]) -> dict[str, int]:
     """How many instances of each class noun the concepts ask for: one each."""
     return dict(Counter(concept.noun for concept in concepts))
 
@@ -19,10 +19,10 @@ def differences(detected: Mapping[str, int], asked: Mapping[str, int]) -> dict[s
 
 
 def omitted(difference: Mapping[str, int]) -> bool:
-    """Whether any class has too few; a benchmark reports the share of pictures."""
+    """Whether any class has too few; a benchmark reports the share of images."""
     return any(count < 0 for count in difference.values())
 
 
 def redundant(difference: Mapping[str, int]) -> bool:
-    """Whether any class has too many; a benchmark reports the share of pictures."""
+    """Whether any class has too many; a benchmark reports the share of images."""
     return any(count > 0 for count in difference.values())

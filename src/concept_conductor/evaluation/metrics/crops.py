@@ -1,4 +1,4 @@
-"""A segment as a picture of its own, for the embedders."""
+"""A segment as an image of its own, for the embedders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embedders: pictures -> vectors whose cosine says how alike they are.
+"""Embedders: images -> vectors whose cosine says how alike they are.
 
 CLIP's image encoder (CLIP-I, and with its text encoder CLIP-T) and DINOv2 are the paper's; the judge's features stand
 in for them in the embedded model's world.
@@ -25,14 +25,14 @@ CLIP = Checkpoint("openai/clip-vit-base-patch32", "3d74acf9a28c67741b2f4f2ea7635
 DINOV2 = Checkpoint("facebook/dinov2-base", "f9e44c814b77203eaa57a6bdbbd535f21ede1415")
 
 BATCH = 32
-"""Pictures in one forward."""
+"""Images in one forward."""
 
 
 class Embedder(Protocol):
-    """Turns pictures into vectors."""
+    """Turns images into vectors."""
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        """``(n, d)`` fp32 on the CPU, rows of length 1; ``(0, d)`` or ``(0, 0)`` for no picture."""
+        """``(n, d)`` fp32 on the CPU, rows of length 1; ``(0, d)`` or ``(0, 0)`` for no image."""
         ...
 
     def identity(self) -> str:
@@ -63,8 +63,8 @@ class TransformersEmbedder:
         rows = []
         for start in range(0, len(images), BATCH):
             dtype = self.model.dtype
-            pictures = [image.convert("RGB") for image in images[start : start + BATCH]]
-            pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+            prepared = [image.convert("RGB") for image in images[start : start + BATCH]]
+            pixels = self.processor(images=prepared, return_tensors="pt")["pixel_values"]
             rows.append(self._vectors(pixels.to(self.device, dtype)).float().cpu())
         return F.normalize(torch.cat(rows), dim=-1) if rows else torch.zeros(0, 0)
 
@@ -82,7 +82,7 @@ class TransformersEmbedder:
 
     @cached_property
     def processor(self) -> Any:
-        """What makes the model's input of pictures."""
+        """What makes the model's input of images."""
         return self._load(pillow_processor(self.processor_class))
 
     def _load(self, kind: Any, **options: Any) -> Any:
@@ -93,7 +93,7 @@ class TransformersEmbedder:
 
 
 class ClipEmbedder(TransformersEmbedder):
-    """CLIP: pictures and texts in one space (Radford et al., 2021)."""
+    """CLIP: images and texts in one space (Radford et al., 2021)."""
 
     model_class, processor_class = "CLIPModel", "CLIPImageProcessor"
 
@@ -147,7 +147,7 @@ class JudgeEmbedder:
 
     It is no general image embedding. The vector is the last hidden layer of the network that was trained to tell the
     world's designs apart, averaged over the pixels in which it sees an object. On cut-outs of renderings, two of one
-    design have cosines of about 0.99, other designs of one class 0.4 on average, other classes 0.1. A picture in
+    design have cosines of about 0.99, other designs of one class 0.4 on average, other classes 0.1. An image in
     which the judge sees nothing is embedded as zeros, alike to none.
 
     Args:
@@ -182,7 +182,7 @@ class JudgeEmbedder:
         return f"judge {content_hash(self.judge.network.state_dict())[:16]}"
 
     def _pixels(self, image: Image.Image) -> Tensor:
-        """``(3, size, size)`` in -1..1: the picture in the middle of a neutral one."""
+        """``(3, size, size)`` in -1..1: the image in the middle of a neutral one."""
         size = self.judge.size
         scale = self.FILLED * size / max(image.size)
         small = image.convert("RGB").resize(

@@ -1,7 +1,7 @@
-"""ImageReward (Xu et al., 2023): how much people would like a picture for its prompt, in standard deviations.
+"""ImageReward (Xu et al., 2023): how much people would like an image for its prompt, in standard deviations.
 
-BLIP's ViT-L/16 sees the picture at 224 px; BLIP's BERT reads the prompt, padded to 35 tokens, with cross-attention to
-the picture; linear layers without activations turn its first token into one number. The published package does not
+BLIP's ViT-L/16 sees the image at 224 px; BLIP's BERT reads the prompt, padded to 35 tokens, with cross-attention to
+the image; linear layers without activations turn its first token into one number. The published package does not
 import with transformers 5, so its weights are put into transformers' own BLIP.
 """
 
@@ -106,7 +106,7 @@ class ImageReward:
 
     @torch.inference_mode()
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """The reward of each picture for its prompt: 0 is average, 1 a standard deviation better."""
+        """The reward of each image for its prompt: 0 is average, 1 a standard deviation better."""
         rewards: list[float] = []
         for start in range(0, len(images), BATCH):
             pixels = torch.stack([self._pixels(image) for image in images[start : start + BATCH]])
@@ -176,7 +176,7 @@ def _layers(weights: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _vision(weights: Mapping[str, Tensor]) -> tuple[nn.Module, int]:
-    """BLIP's ViT and the side of its pictures in pixels."""
+    """BLIP's ViT and the side of its images in pixels."""
     from transformers import BlipVisionConfig, BlipVisionModel
 
     width, _, patch, _ = weights["embeddings.patch_embedding.weight"].shape

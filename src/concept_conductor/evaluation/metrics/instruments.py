@@ -35,7 +35,7 @@ class Instruments:
         make_clip: CLIP, for CLIP-I and CLIP-T.
         make_dino: DINOv2.
         make_image_reward: ImageReward.
-        judge: the embedded model's judge; None for pictures of other models.
+        judge: the embedded model's judge; None for images of other models.
     """
 
     make_grounder: Callable[[], Grounder]
@@ -54,7 +54,7 @@ class Instruments:
         checkpoints: Mapping[str, Checkpoint] | None = None,
         local_files_only: bool = False,
     ) -> Instruments:
-        """Instruments for pictures of ``model``.
+        """Instruments for images of ``model``.
 
         Args:
             model: "mini" or a folder that holds a judge: the judge grounds. Anything else: Grounded-SAM does.

@@ -1,4 +1,4 @@
-"""What is measured: a picture, its prompt, and the concepts that should be in it."""
+"""What is measured: an image, its prompt, and the concepts that should be in it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.metrics.places import Place
+from concept_conductor.evaluation.metrics.places import Region
 
 _ARTICLES = ("a", "an", "the")
 _PLACEHOLDER = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One concept that a picture should show.
+class ConceptReference:
+    """One concept that an image should show.
 
     Attributes:
         name: the concept's name ("chow_dog"); for the embedded model CLASS-STYLE ("dog-noto").
-        class_words: what to look for in pictures ("a dog").
-        references: pictures of the concept, at least one.
+        class_words: what to look for in images ("a dog").
+        references: images of the concept, at least one.
         placeholders: what it is called in prompts; empty for every ``<...>`` that begins with the name.
     """
 
@@ -37,12 +37,12 @@ class Subject:
             raise ConductorError(f"the concept '{self.name}' has no class words; expected words such as 'a dog'")
         if not self.references:
             raise ConductorError(
-                f"the concept '{self.name}' has no reference pictures; give the pictures it was trained on, or others "
+                f"the concept '{self.name}' has no reference images; give the images it was trained on, or others "
                 "that show it"
             )
         for file in self.references:
             if not Path(file).is_file():
-                raise ConductorError(f"the concept '{self.name}' has no reference picture '{file}'; check the path")
+                raise ConductorError(f"the concept '{self.name}' has no reference image '{file}'; check the path")
 
     @property
     def noun(self) -> str:
@@ -59,10 +59,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to measure.
+    """One image to measure.
 
     Attributes:
-        image: the picture's file.
+        image: the image's file.
         prompt: what it was asked to show; placeholders may stand in it.
         concepts: what it should show, each once; no two of one name. Text metrics need none.
         places: where each concept belongs, in their order; empty where that is not known.
@@ -70,8 +70,8 @@ class Item:
 
     image: Path
     prompt: str
-    concepts: tuple[Subject, ...]
-    places: tuple[Place, ...] = ()
+    concepts: tuple[ConceptReference, ...]
+    places: tuple[Region, ...] = ()
 
     def __post_init__(self) -> None:
         repeated = [name for name, times in Counter(concept.name for concept in self.concepts).items() if times > 1]

@@ -1,4 +1,4 @@
-"""Pictures under measurement: what several metrics need of one is found once, and of several pictures in one go."""
+"""Images under measurement: what several metrics need of one is found once, and of several images in one go."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from concept_conductor.evaluation.metrics.crops import cut_out
 from concept_conductor.evaluation.metrics.embedders import Embedder
 from concept_conductor.evaluation.metrics.instruments import Instruments
-from concept_conductor.evaluation.metrics.items import Item, Subject
+from concept_conductor.evaluation.metrics.items import ConceptReference, Item
 from concept_conductor.evaluation.metrics.places import place_mask
 from concept_conductor.grounding.grounder import Segment
 from concept_conductor.io.images import load_image
@@ -24,11 +24,11 @@ from concept_conductor.io.images import load_image
 logger = logging.getLogger(__name__)
 
 Row = dict[str, float | str | None]
-"""Columns of one picture. Numbers are averaged by reports, None left out; text is shown as it is."""
+"""Columns of one image. Numbers are averaged by reports, None left out; text is shown as it is."""
 
 
 class References:
-    """The concepts' references, cut out and embedded once for all pictures.
+    """The concepts' references, cut out and embedded once for all images.
 
     Args:
         instruments: what they are measured with.
@@ -37,16 +37,16 @@ class References:
     def __init__(self, instruments: Instruments) -> None:
         self.instruments = instruments
         self._crops: dict[tuple[Path, str], Image.Image] = {}
-        self._vectors: dict[tuple[Subject, int], Tensor] = {}
+        self._vectors: dict[tuple[ConceptReference, int], Tensor] = {}
 
-    def vectors(self, concept: Subject, embedder: Embedder) -> Tensor:
+    def vectors(self, concept: ConceptReference, embedder: Embedder) -> Tensor:
         """``(references, d)``: each reference's segment of the concept's class (s_r of Algorithm 2), embedded."""
         key = (concept, id(embedder))
         if key not in self._vectors:
             self._vectors[key] = embedder.embed(self.crops(concept))
         return self._vectors[key]
 
-    def crops(self, concept: Subject) -> list[Image.Image]:
+    def crops(self, concept: ConceptReference) -> list[Image.Image]:
         """The surest segment of the class in each reference; all of it, with a warning, where none is found."""
         missing = [file for file in concept.references if (file, concept.noun) not in self._crops]
         images = [load_image(file) for file in missing]
@@ -54,23 +54,23 @@ class References:
         for file, image, (found,) in zip(missing, images, found_in):
             if not found:
                 logger.warning(
-                    "no '%s' is found in the reference %s of '%s'; the whole picture is taken",
+                    "no '%s' is found in the reference %s of '%s'; the whole image is taken",
                     *(concept.class_words, file, concept.name),
                 )
             self._crops[file, concept.noun] = cut_out(image, found[0]) if found else image
         return [self._crops[file, concept.noun] for file in concept.references]
 
 
-class Observation:
-    """One item, with what is seen in its picture.
+class ObservedImage:
+    """One item, with what is seen in its image.
 
     Args:
-        item: the picture, its prompt and its concepts.
+        item: the image, its prompt and its concepts.
         instruments: what it is measured with.
         references: shared between items of the same instruments.
 
     Attributes:
-        numbers: metric -> its number, where several pictures were scored in one go.
+        numbers: metric -> its number, where several images were scored in one go.
     """
 
     def __init__(self, item: Item, instruments: Instruments, references: References | None = None) -> None:
@@ -82,12 +82,12 @@ class Observation:
 
     @cached_property
     def image(self) -> Image.Image:
-        """The picture, RGB."""
+        """The image, RGB."""
         return load_image(self.item.image)
 
     @cached_property
     def places(self) -> list[NDArray[np.bool_]]:
-        """Where each concept belongs, as masks ``(h, w)`` of the picture; none where that is not known."""
+        """Where each concept belongs, as masks ``(h, w)`` of the image; none where that is not known."""
         return [place_mask(place, self.image.size) for place in self.item.places]
 
     @property
@@ -113,8 +113,8 @@ class Observation:
         return matrices
 
 
-def ground(observations: Sequence[Observation]) -> None:
-    """Find the segments of several pictures, measured with the same instruments, in one go."""
+def ground(observations: Sequence[ObservedImage]) -> None:
+    """Find the segments of several images, measured with the same instruments, in one go."""
     waiting = [observed for observed in observations if observed._segments is None]
     if not waiting:
         return
@@ -128,8 +128,8 @@ def ground(observations: Sequence[Observation]) -> None:
         observed._segments = [found[concept.noun] for concept in observed.item.concepts]
 
 
-def embed(observations: Sequence[Observation], embedder: Embedder) -> None:
-    """Embed the segments of several pictures in one go."""
+def embed(observations: Sequence[ObservedImage], embedder: Embedder) -> None:
+    """Embed the segments of several images in one go."""
     ground(observations)
     waiting = [observed for observed in observations if id(embedder) not in observed._vectors]
     crops: list[Image.Image] = []
@@ -144,6 +144,6 @@ def embed(observations: Sequence[Observation], embedder: Embedder) -> None:
         observed._vectors[id(embedder)] = [by_noun[concept.noun] for concept in observed.item.concepts]
 
 
-def _distinct(observed: Observation) -> dict[str, list[Segment]]:
+def _distinct(observed: ObservedImage) -> dict[str, list[Segment]]:
     """Class noun -> its segments."""
     return {concept.noun: found for concept, found in zip(observed.item.concepts, observed.segments)}

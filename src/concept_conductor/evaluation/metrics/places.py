@@ -1,4 +1,4 @@
-"""Where concepts belong in a picture, as its layout says, and what stands there."""
+"""Where concepts belong in an image, as its layout says, and what stands there."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from concept_conductor.evaluation.metrics.segsim import assigned, overlap
 from concept_conductor.io.images import load_mask
 from concept_conductor.layouts.boxes import Box
 
-#: A file with a mask, white inside, or a box in fractions of the picture's width and height.
-Place = Path | Box
+#: A file with a mask, white inside, or a box in fractions of the image's width and height.
+Region = Path | Box
 
 INSIDE = 0.5
 """An object stands in a place if they share at least this much of the smaller of the two."""
 
 
-def place_mask(place: Place, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A place as a mask ``(h, w)`` of a picture.
+def place_mask(place: Region, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A place as a mask ``(h, w)`` of an image.
 
     Args:
         place: of one concept.
-        size: width and height of the picture.
+        size: width and height of the image.
 
     Raises:
-        ConductorError: its file is no picture, or the place is empty at this size.
+        ConductorError: its file is no image, or the place is empty at this size.
     """
     if isinstance(place, Path):
         mask = np.asarray(load_mask(place).resize(size)) > 127
@@ -37,7 +37,7 @@ def place_mask(place: Place, size: tuple[int, int]) -> NDArray[np.bool_]:
         left, top, right, bottom = place
         mask = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
     if not mask.any():
-        raise ConductorError(f"the place '{place}' is empty in a picture of {size[0]}x{size[1]} pixels; draw it larger")
+        raise ConductorError(f"the place '{place}' is empty in an image of {size[0]}x{size[1]} pixels; draw it larger")
     return mask
 
 

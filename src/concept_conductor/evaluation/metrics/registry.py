@@ -24,7 +24,7 @@ from concept_conductor.evaluation.metrics.clip_t import clip_t
 from concept_conductor.evaluation.metrics.counting import differences, omitted, prompted, redundant
 from concept_conductor.evaluation.metrics.embedders import Embedder
 from concept_conductor.evaluation.metrics.instruments import Instruments
-from concept_conductor.evaluation.metrics.observed_image import Observation, Row, embed, ground
+from concept_conductor.evaluation.metrics.observed_image import ObservedImage, Row, embed, ground
 from concept_conductor.evaluation.metrics.segsim import (
     area_name,
     best_segment,
@@ -42,27 +42,27 @@ GROUP = "concept_conductor.metrics"
 
 @dataclass(frozen=True)
 class Metric:
-    """A function on observed pictures.
+    """A function on observed images.
 
     Attributes:
         name: what it is asked for by; its main column has the same name.
         summary: one line for people.
         version: raised whenever its numbers change, so that cached ones are not taken for new ones.
         instruments: names of the :class:`Instruments` that its numbers depend on.
-        measure: gives the columns of one picture.
-        needs_concepts: whether a picture without concepts is an error.
+        measure: gives the columns of one image.
+        needs_concepts: whether an image without concepts is an error.
         by_place: whether its numbers depend on where the concepts belong.
-        prepare: looks at several pictures in one go for what `measure` then asks of each; None where nothing is gained.
+        prepare: looks at several images in one go for what `measure` then asks of each; None where nothing is gained.
     """
 
     name: str
     summary: str
     version: int
     instruments: tuple[str, ...]
-    measure: Callable[[Observation], Row]
+    measure: Callable[[ObservedImage], Row]
     needs_concepts: bool = True
     by_place: bool = False
-    prepare: Callable[[Sequence[Observation]], None] | None = None
+    prepare: Callable[[Sequence[ObservedImage]], None] | None = None
 
 
 METRICS: dict[str, Metric] = {}
@@ -110,10 +110,10 @@ def _load_entry_points() -> None:
         register_metric(metric)
 
 
-def _similarity(name: str, embedder: Callable[[Instruments], Embedder]) -> Callable[[Observation], Row]:
+def _similarity(name: str, embedder: Callable[[Instruments], Embedder]) -> Callable[[ObservedImage], Row]:
     """SegSim with one embedder: the paper's matching, one-to-one beside it, and the paper's by subject area."""
 
-    def measure(observed: Observation) -> Row:
+    def measure(observed: ObservedImage) -> Row:
         similarities = observed.similarities(embedder(observed.instruments))
         scores = [segsim(matrix) for matrix in similarities]
         own = one_to_one(similarities, objects_of(observed.segments))
@@ -133,7 +133,7 @@ def _similarity(name: str, embedder: Callable[[Instruments], Embedder]) -> Calla
     return measure
 
 
-def _leakage(observed: Observation) -> Row:
+def _leakage(observed: ObservedImage) -> Row:
     embedder, concepts = observed.instruments.likeness, observed.item.concepts
     similarities = observed.similarities(embedder)
     own = one_to_one(similarities, objects_of(observed.segments))
@@ -143,17 +143,17 @@ def _leakage(observed: Observation) -> Row:
     return {"leakage": leakage(matrix) if len(concepts) > 1 else None, "leakage_matrix": json.dumps(rows)}
 
 
-def _count(observed: Observation) -> Mapping[str, int]:
+def _count(observed: ObservedImage) -> Mapping[str, int]:
     detected = {concept.noun: len(found) for concept, found in zip(observed.item.concepts, observed.segments)}
     return differences(detected, prompted(observed.item.concepts))
 
 
-def _omission(observed: Observation) -> Row:
+def _omission(observed: ObservedImage) -> Row:
     counts = _count(observed)
     return {"omission": float(omitted(counts)), "count_differences": json.dumps(counts)}
 
 
-def _redundancy(observed: Observation) -> Row:
+def _redundancy(observed: ObservedImage) -> Row:
     counts = _count(observed)
     return {"redundancy": float(redundant(counts)), "count_differences": json.dumps(counts)}
 
@@ -164,27 +164,27 @@ def _of_text(
     instrument: str,
     score: Callable[[Instruments, Sequence[Image.Image], Sequence[str]], list[float]],
 ) -> Metric:
-    """A metric of picture and prompt that scores many in one go."""
+    """A metric of image and prompt that scores many in one go."""
 
-    def prepare(observations: Sequence[Observation]) -> None:
+    def prepare(observations: Sequence[ObservedImage]) -> None:
         waiting = [observed for observed in observations if name not in observed.numbers]
         if waiting:
             images, prompts = [one.image for one in waiting], [one.item.plain_prompt for one in waiting]
             for observed, number in zip(waiting, score(waiting[0].instruments, images, prompts)):
                 observed.numbers[name] = number
 
-    def measure(observed: Observation) -> Row:
+    def measure(observed: ObservedImage) -> Row:
         prepare([observed])
         return {name: observed.numbers[name]}
 
     return Metric(name, summary, 1, (instrument,), measure, needs_concepts=False, prepare=prepare)
 
 
-def _design(observed: Observation) -> Row:
+def _design(observed: ObservedImage) -> Row:
     judge = observed.instruments.judge
     if judge is None:
         raise ConductorError(
-            "the metric 'design' needs the embedded model's judge; it measures pictures of the model 'mini' only"
+            "the metric 'design' needs the embedded model's judge; it measures images of the model 'mini' only"
         )
     designs = []
     for concept in observed.item.concepts:
@@ -232,8 +232,8 @@ def judged(findings: Sequence[Finding], designs: Sequence[str]) -> list[str]:
     return fates
 
 
-def _embedded(embedder: Callable[[Instruments], Embedder]) -> Callable[[Sequence[Observation]], None]:
-    def prepare(observations: Sequence[Observation]) -> None:
+def _embedded(embedder: Callable[[Instruments], Embedder]) -> Callable[[Sequence[ObservedImage]], None]:
+    def prepare(observations: Sequence[ObservedImage]) -> None:
         if observations:
             embed(observations, embedder(observations[0].instruments))
 
@@ -251,7 +251,7 @@ for _metric in (
     _likeness("clip_i", "SegSim with CLIP's image encoder", "clip"),
     _likeness("dino", "SegSim with DINOv2", "dino"),
     _likeness("judge_i", "SegSim with the embedded judge's features", "judge_features"),
-    _of_text("clip_t", "cosine of picture and prompt by CLIP", "clip",
+    _of_text("clip_t", "cosine of image and prompt by CLIP", "clip",
              lambda instruments, images, prompts: clip_t(instruments.clip, images, prompts)),
     _of_text("image_reward", "ImageReward", "image_reward",
              lambda instruments, images, prompts: instruments.image_reward.score(images, prompts)),

@@ -1,4 +1,4 @@
-"""Many pictures, many metrics: one row of numbers each, kept so that nothing is measured twice."""
+"""Many images, many metrics: one row of numbers each, kept so that nothing is measured twice."""
 
 from __future__ import annotations
 
@@ -10,36 +10,19 @@ from pathlib import Path
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.metrics.instruments import Instruments
-from concept_conductor.evaluation.metrics.items import Item, Subject
-from concept_conductor.evaluation.metrics.observed_image import Observation, References, Row
+from concept_conductor.evaluation.metrics.items import Item
+from concept_conductor.evaluation.metrics.observed_image import ObservedImage, References, Row
 from concept_conductor.evaluation.metrics.registry import (
-    METRICS,
     Metric,
-    default_metrics,
     find_metrics,
-    register_metric,
 )
-from concept_conductor.io.files import sha256_of, written_whole
-
-__all__ = [
-    "METRICS",
-    "Instruments",
-    "Item",
-    "Metric",
-    "Observation",
-    "Row",
-    "Subject",
-    "default_metrics",
-    "find_metrics",
-    "register_metric",
-    "score_images",
-]
+from concept_conductor.io.files import atomic_write, sha256_of
 
 logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 1
 TOGETHER = 8
-"""Pictures that are looked at in one go."""
+"""Images that are looked at in one go."""
 
 
 def score_images(
@@ -49,37 +32,37 @@ def score_images(
     cache: Path | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
-    """Measure pictures.
+    """Measure images.
 
     Args:
-        items: the pictures, with what they should show.
+        items: the images, with what they should show.
         metrics: names in :data:`METRICS`, or of installed plug-ins'.
         instruments: the models to measure with; only those are loaded that a missing number needs.
-        cache: a folder that keeps every number under the hash of the picture, its prompt and references, the models
+        cache: a folder that keeps every number under the hash of the image, its prompt and references, the models
             and the metric's version; None to keep none.
-        progress: told after each picture how many are done, and of how many.
+        progress: told after each image how many are done, and of how many.
 
     Returns:
         For each item its columns: ``image`` (the path) and those of the metrics, which begin with the metric's name.
         Numbers, None where there is nothing to measure, JSON texts for details.
 
     Raises:
-        ConductorError: an unknown metric, a picture or reference that cannot be read, an item without the concepts
+        ConductorError: an unknown metric, an image or reference that cannot be read, an item without the concepts
             that a metric needs, a model that cannot be loaded.
     """
     wanted = find_metrics(metrics)
     for item in items:
         if not item.image.is_file():
-            raise ConductorError(f"there is no picture '{item.image}' to score")
+            raise ConductorError(f"there is no image '{item.image}' to score")
         if not item.concepts and (needy := [metric.name for metric in wanted if metric.needs_concepts]):
             raise ConductorError(
                 f"no concepts are given for '{item.image}', but the metric '{needy[0]}' needs them: name, class words "
-                "and reference pictures of each"
+                "and reference images of each"
             )
     references, rows = References(instruments), []
     hashes: dict[Path, str] = {}
     for start in range(0, len(items), TOGETHER):
-        observed = [Observation(item, instruments, references) for item in items[start : start + TOGETHER]]
+        observed = [ObservedImage(item, instruments, references) for item in items[start : start + TOGETHER]]
         found: list[Row] = [{"image": str(one.item.image)} for one in observed]
         for metric in wanted:
             keys = [cache and cache / _key(metric, one.item, instruments, hashes) for one in observed]
@@ -92,10 +75,10 @@ def score_images(
     return rows
 
 
-def _measured(metric: Metric, observed: Sequence[Observation], entries: Sequence[Path | None]) -> list[Row]:
-    """The columns of each picture, kept ones where there are any; equal pictures are measured once."""
+def _measured(metric: Metric, observed: Sequence[ObservedImage], entries: Sequence[Path | None]) -> list[Row]:
+    """The columns of each image, kept ones where there are any; equal images are measured once."""
     known = {entry: row for entry in entries if entry is not None and (row := _read(entry)) is not None}
-    fresh: dict[Path, Observation] = {}
+    fresh: dict[Path, ObservedImage] = {}
     for one, entry in zip(observed, entries):
         if entry is not None and entry not in known:
             fresh.setdefault(entry, one)
@@ -145,7 +128,7 @@ def _read(entry: Path) -> Row | None:
 def _write(entry: Path, columns: Row) -> None:
     """Keep a row; a full disk does not end the measuring."""
     try:
-        with written_whole(entry) as file:
+        with atomic_write(entry) as file:
             file.write(json.dumps(columns).encode())
     except (OSError, ConductorError) as error:
         logger.warning("a number could not be kept in %s (%s)", entry.parent, error)

@@ -1,4 +1,4 @@
-"""SegSim, Algorithm 2 of the paper: how alike the segments of a picture are to a concept's references.
+"""SegSim, Algorithm 2 of the paper: how alike the segments of an image are to a concept's references.
 
 A concept's similarities are a matrix `(references, segments)` of cosines.
 """
@@ -19,7 +19,7 @@ SAME_OBJECT = 0.5
 """Segments found for different words whose masks have a larger IoU than this are one object."""
 
 AREAS = {"small": (0.0, 0.05), "medium": (0.05, 0.15), "large": (0.15, 1.01)}
-"""Sizes of subjects: share of the picture, lower bound included."""
+"""Sizes of subjects: share of the image, lower bound included."""
 
 
 def segsim(similarities: Tensor) -> float:
@@ -141,7 +141,7 @@ def leakage_matrix(matched: Sequence[int | None], references: Sequence[Tensor], 
 
 
 def leakage(matrix: Tensor) -> float | None:
-    """Share of the segments whose nearest concept is another one of the picture; None without any segment.
+    """Share of the segments whose nearest concept is another one of the image; None without any segment.
 
     Args:
         matrix: from :func:`leakage_matrix`.

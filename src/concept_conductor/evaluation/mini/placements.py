@@ -1,4 +1,4 @@
-"""How well concepts are placed in given pictures: what the judge finds there, and what became of all else.
+"""How well concepts are placed in given images: what the judge finds there, and what became of all else.
 
 Each shipped concept takes the place of an object of its class, and is added beside an object of another class, in
 scenes drawn from fixed seeds in designs that the base model knows.
@@ -39,13 +39,13 @@ LEFT, RIGHT = (0.06, 0.3, 0.48, 0.9), (0.52, 0.3, 0.94, 0.9)
 
 @dataclass(frozen=True)
 class Case:
-    """A concept to place in a picture."""
+    """A concept to place in an image."""
 
     concept: str
     """The name of its file, `CLASS-STYLE`."""
     kind: Literal["replaced", "added"]
     prompt: str
-    """What the picture is to show."""
+    """What the image is to show."""
     placed: Placed
     seed: int
 
@@ -54,7 +54,7 @@ class Case:
 class Verdict:
     """What became of a case."""
 
-    picture: Image.Image
+    image: Image.Image
     recognised: bool
     """The judge finds the concept's design where it was to be."""
     psnr: float
@@ -73,7 +73,7 @@ def replacing(world: World, name: str, seed: int, background: Literal["inversion
 
 
 def adding(world: World, name: str, seed: int, background: Literal["inversion", "noise"] = "inversion") -> Case:
-    """A concept, cut out of a picture of it alone by its name, is added beside an object of another class."""
+    """A concept, cut out of an image of it alone by its name, is added beside an object of another class."""
     design, other = design_of(name), companion(world, name, seed)
     subject = design.split("/")[0]
     place = world.backdrop_names[seed % len(world.backdrop_names)]
@@ -98,14 +98,14 @@ def companion(world: World, name: str, seed: int) -> str:
 
 
 def drawn(world: World, design: int | None, place: str, generator: torch.Generator) -> Image.Image:
-    """A picture of one design alone, or of nothing but the background."""
+    """An image of one design alone, or of nothing but the background."""
     designs = torch.tensor([[-1 if design is None else design]])
     scene = world.draw(designs, torch.tensor([world.backdrop_names.index(place)]), generator)
     return Image.fromarray(((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
 def place(pipe: ConceptConductorPipeline, concept: Concept, case: Case) -> Verdict:
-    """Make the picture of a case, and judge it."""
+    """Make the image of a case, and judge it."""
     output = pipe(
         case.prompt,
         [ConceptPrompt(concept, replaces=[design_of(case.concept).split("/")[0]], weight=WEIGHT)],
@@ -116,9 +116,9 @@ def place(pipe: ConceptConductorPipeline, concept: Concept, case: Case) -> Verdi
         inversion=Inversion(steps=INVERSION_STEPS),
     )
     assert isinstance(output, ConductorOutput)
-    picture = output.images[0]
-    assert isinstance(picture, Image.Image)
-    return Verdict(picture, recognised(Judge.load().find(picture), case), psnr_outside(picture, case.placed.placement))
+    image = output.images[0]
+    assert isinstance(image, Image.Image)
+    return Verdict(image, recognised(Judge.load().find(image), case), psnr_outside(image, case.placed.placement))
 
 
 def recognised(findings: list[Finding], case: Case) -> bool:
@@ -129,11 +129,11 @@ def recognised(findings: list[Finding], case: Case) -> bool:
     return any(finding.design == design and middle_inside(finding.box, frame) for finding in findings)
 
 
-def psnr_outside(picture: Image.Image, placement: Placement) -> float:
+def psnr_outside(image: Image.Image, placement: Placement) -> float:
     """Peak signal-to-noise ratio to the original outside of the placement's mask, in dB."""
-    outside = mask_pixels(placement.mask, picture.size).numpy() <= 127
-    original = np.asarray(placement.image.resize(picture.size), dtype=np.float64)
-    error = float(np.square(np.asarray(picture, dtype=np.float64) - original)[outside].mean())
+    outside = mask_pixels(placement.mask, image.size).numpy() <= 127
+    original = np.asarray(placement.image.resize(image.size), dtype=np.float64)
+    error = float(np.square(np.asarray(image, dtype=np.float64) - original)[outside].mean())
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
 
 
@@ -157,8 +157,8 @@ def measure_placements(
             for case in (replacing(world, name, seed, background), adding(world, name, seed, background)):
                 verdict = place(pipe, concept, case)
                 verdicts[case.kind].append(verdict)
-                sheet += [("picture", case.placed.placement.image), ("layout", case.placed.layout.image)]
-                sheet += [(f"{name} {'found' if verdict.recognised else 'not found'}", verdict.picture)]
+                sheet += [("image", case.placed.placement.image), ("layout", case.placed.layout.image)]
+                sheet += [(f"{name} {'found' if verdict.recognised else 'not found'}", verdict.image)]
                 save_png(contact_sheet(sheet, columns=9), out / "placements.png")
                 yield f"{name} {case.kind}", "recognised" if verdict.recognised else "not recognised"
     for kind, some in verdicts.items():

@@ -1,4 +1,4 @@
-"""How good the model is, in figures: what the judge finds in pictures made from fixed seeds.
+"""How good the model is, in figures: what the judge finds in images made from fixed seeds.
 
 A concept is shipped as `concepts/CLASS-STYLE.safetensors`, of the held-out design `CLASS/STYLE`.
 """
@@ -20,7 +20,7 @@ from concept_conductor.baselines.merged import sample_merged
 from concept_conductor.concepts.concept import Concept
 from concept_conductor.concepts.data import Update
 from concept_conductor.concepts.prompt import ConceptPrompt
-from concept_conductor.denoiser.lora import Scaled
+from concept_conductor.denoiser.lora import ScaledUpdates
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark.methods import Method
 from concept_conductor.io import drawing
@@ -36,7 +36,7 @@ from concept_conductor.settings import Inversion
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pair of concepts in one picture."""
+    """What became of a pair of concepts in one image."""
 
     present: list[bool]
     """For each concept: its design was found, wherever."""
@@ -51,7 +51,7 @@ class Outcome:
 def text_to_image(
     pipe: ConceptConductorPipeline, prompt: str, seeds: Sequence[int], concept: Concept | None = None
 ) -> list[Image.Image]:
-    """Pictures of one prompt by the base model, or by one concept's own model, without layout."""
+    """Images of one prompt by the base model, or by one concept's own model, without layout."""
     backbone = pipe.backbone
     noise = initial_noise(pipe, seeds)
     update: Mapping[str, Update] = {}
@@ -59,9 +59,9 @@ def text_to_image(
         texts = [backbone.encode_prompt(text) for text in (prompt, "")]
     else:
         texts = backbone.encode_concept_prompts(concept, WEIGHT, [prompt, ""])
-        update = Scaled(concept.unet, WEIGHT)
+        update = ScaledUpdates(concept.unet, WEIGHT)
     pixels = sample_alone(backbone, Conditioning.stack([texts]), update, noise, STEPS, pipe.defaults.guidance_scale)
-    return [Image.fromarray(picture) for picture in to_uint8(pixels)]
+    return [Image.fromarray(image) for image in to_uint8(pixels)]
 
 
 def initial_noise(pipe: ConceptConductorPipeline, seeds: Sequence[int]) -> Tensor:
@@ -71,37 +71,37 @@ def initial_noise(pipe: ConceptConductorPipeline, seeds: Sequence[int]) -> Tenso
 
 
 def singles(pipe: ConceptConductorPipeline, world: World, seeds: int) -> Iterator[tuple[str, Image.Image, bool]]:
-    """Prompt, picture, and whether the largest object found is of the class that was asked for."""
+    """Prompt, image, and whether the largest object found is of the class that was asked for."""
     judge = Judge.load()
     for name, place in product(world.classes, world.backdrop_names):
         prompt = caption([name], place)
-        for picture in text_to_image(pipe, prompt, range(seeds)):
-            findings = judge.find(picture)
+        for image in text_to_image(pipe, prompt, range(seeds)):
+            findings = judge.find(image)
             largest = max(findings, key=lambda finding: finding.mask.sum(), default=None)
-            yield prompt, picture, largest is not None and largest.class_name == name
+            yield prompt, image, largest is not None and largest.class_name == name
 
 
 def doubles(pipe: ConceptConductorPipeline, world: World, seeds: int) -> Iterator[tuple[str, Image.Image, bool, bool]]:
-    """Prompt, picture, whether objects of both classes are found, and in the right order, for pairs of classes."""
+    """Prompt, image, whether objects of both classes are found, and in the right order, for pairs of classes."""
     judge = Judge.load()
     for number, names in enumerate(permutations(world.classes, 2)):
         prompt = caption(list(names), world.backdrop_names[number % len(world.backdrop_names)])
-        for picture in text_to_image(pipe, prompt, range(seeds)):
-            found = [finding.class_name for finding in judge.find(picture)]
+        for image in text_to_image(pipe, prompt, range(seeds)):
+            found = [finding.class_name for finding in judge.find(image)]
             both = set(names) <= set(found)
-            yield prompt, picture, both, both and found.index(names[0]) < found.index(names[1])
+            yield prompt, image, both, both and found.index(names[0]) < found.index(names[1])
 
 
 def alone(
     pipe: ConceptConductorPipeline, concepts: dict[str, Concept], world: World, seeds: int
 ) -> Iterator[tuple[str, Image.Image, bool]]:
-    """Concept, picture, and whether its design is what is found, for each concept in each background."""
+    """Concept, image, and whether its design is what is found, for each concept in each background."""
     judge = Judge.load()
     for (name, concept), place in product(concepts.items(), world.backdrop_names):
         prompt = caption([" ".join(concept.placeholders)], place)
-        for picture in text_to_image(pipe, prompt, range(seeds), concept):
-            largest = max(judge.find(picture), key=lambda finding: finding.mask.sum(), default=None)
-            yield name, picture, largest is not None and largest.design == design_of(name)
+        for image in text_to_image(pipe, prompt, range(seeds), concept):
+            largest = max(judge.find(image), key=lambda finding: finding.mask.sum(), default=None)
+            yield name, image, largest is not None and largest.design == design_of(name)
 
 
 def compose(
@@ -112,12 +112,12 @@ def compose(
     method: Method,
     seeds: Sequence[int],
 ) -> list[Image.Image]:
-    """Pictures of two concepts by the method, its ablations, or one model that both are merged into."""
+    """Images of two concepts by the method, its ablations, or one model that both are merged into."""
     entries = [ConceptPrompt(concept, replaces=list(dict.fromkeys(classes)), weight=WEIGHT) for concept in concepts]
     if method.sampler is not None:
         noise = initial_noise(pipe, seeds)
         pixels = sample_merged(pipe, arrangement.prompt, entries, noise, STEPS, pipe.defaults.guidance_scale)
-        return [Image.fromarray(picture) for picture in to_uint8(pixels)]
+        return [Image.fromarray(image) for image in to_uint8(pixels)]
     output = pipe(
         arrangement.prompt,
         entries,
@@ -153,7 +153,7 @@ def measure(
     methods: Sequence[Method],
     pairs: int = len(PAIRS),
 ) -> Iterator[tuple[str, str]]:
-    """Figures, as (what, how much), from `seeds` pictures per prompt; contact sheets go to the folder `out`."""
+    """Figures, as (what, how much), from `seeds` images per prompt; contact sheets go to the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     yield from measure_base(pipe, world, concepts, seeds, out)
     known = [pair for pair in PAIRS if set(pair) <= set(concepts)][:pairs]
@@ -165,18 +165,18 @@ def measure_base(
     pipe: ConceptConductorPipeline, world: World, concepts: dict[str, Concept], seeds: int, out: Path
 ) -> Iterator[tuple[str, str]]:
     """Figures of the base model, and of each concept alone."""
-    pictures = list(singles(pipe, world, seeds))
-    contact_sheet([(prompt, picture) for prompt, picture, _ in pictures[:: max(1, seeds)]]).save(out / "singles.png")
-    yield "class right, one object", share([right for *_, right in pictures])
+    images = list(singles(pipe, world, seeds))
+    contact_sheet([(prompt, image) for prompt, image, _ in images[:: max(1, seeds)]]).save(out / "singles.png")
+    yield "class right, one object", share([right for *_, right in images])
 
     both = list(doubles(pipe, world, seeds))
-    contact_sheet([(prompt, picture) for prompt, picture, *_ in both[:: max(1, seeds)]]).save(out / "doubles.png")
+    contact_sheet([(prompt, image) for prompt, image, *_ in both[:: max(1, seeds)]]).save(out / "doubles.png")
     yield "both classes present, two objects", share([present for _, _, present, _ in both])
     yield "both present and in the right order", share([ordered for *_, ordered in both])
 
     if concepts:
         own = list(alone(pipe, concepts, world, seeds))
-        contact_sheet([(name, picture) for name, picture, _ in own[:: max(1, seeds)]]).save(out / "concepts.png")
+        contact_sheet([(name, image) for name, image, _ in own[:: max(1, seeds)]]).save(out / "concepts.png")
         yield "concept alone shows its own design", share([right for *_, right in own])
 
 
@@ -199,9 +199,9 @@ def measure_pairs(
             place = world.backdrop_names[(2 * number + scene) % len(world.backdrop_names)]
             arrangement = arrange(world, classes, place, seed=scene)
             chosen = [concepts[name] for name in pair]
-            for picture in compose(pipe, chosen, classes, arrangement, method, range(seeds)):
-                outcomes.append(assess(judge.find(picture), designs, arrangement))
-                sheet.append((" + ".join(pair), picture))
+            for image in compose(pipe, chosen, classes, arrangement, method, range(seeds)):
+                outcomes.append(assess(judge.find(image), designs, arrangement))
+                sheet.append((" + ".join(pair), image))
     contact_sheet(sheet).save(out / f"{method.name}.png")
     yield f"{method.title}: both present", share([all(o.present) for o in outcomes])
     yield f"{method.title}: both in their places", share([all(o.placed) for o in outcomes])
@@ -231,10 +231,10 @@ def load_concepts(folder: Path) -> dict[str, Concept]:
     return {file.stem: Concept.load(file) for file in files}
 
 
-def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], columns: int = 8) -> Image.Image:
-    """Captioned pictures side by side, of 128 pixels each."""
-    shown = [picture.resize((128, 128), Image.Resampling.BICUBIC) for _, picture in pictures]
-    return drawing.contact_sheet(shown, columns, gap=0, captions=[text for text, _ in pictures])
+def contact_sheet(images: Sequence[tuple[str, Image.Image]], columns: int = 8) -> Image.Image:
+    """Captioned images side by side, of 128 pixels each."""
+    shown = [image.resize((128, 128), Image.Resampling.BICUBIC) for _, image in images]
+    return drawing.contact_sheet(shown, columns, gap=0, captions=[text for text, _ in images])
 
 
 def middle_inside(box: tuple[float, ...], frame: tuple[float, ...]) -> bool:

@@ -1,7 +1,7 @@
-"""The page that shows an evaluation: table, plots, and every picture with its masks and scores.
+"""The page that shows an evaluation: table, plots, and every image with its masks and scores.
 
-One file: reduced copies of the pictures are in it, so that it can be sent around; the large view takes the whole
-picture from the results folder while the page lies there, and the reduced one elsewhere.
+One file: reduced copies of the images are in it, so that it can be sent around; the large view takes the whole
+image from the results folder while the page lies there, and the reduced one elsewhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from concept_conductor.evaluation.report.table import (
     metric_columns,
 )
 from concept_conductor.io.drawing import MASK_COLOURS
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 from concept_conductor.io.html import data_uri, embedded_json, mask_uri, png_uri, webp_uri
 from concept_conductor.io.images import load_image
 
@@ -66,7 +66,7 @@ def write_page(
     prompts = len({(job.group.scene.combination, job.group.scene.prompt) for job in jobs})
     minutes = results["seconds"].sum() / 60
     head = (
-        f"<p>{len(jobs)} pictures of {prompts} scenes by {len(titles)} methods, made by {escape(benchmark.model)} in "
+        f"<p>{len(jobs)} images of {prompts} scenes by {len(titles)} methods, made by {escape(benchmark.model)} in "
         f"{minutes:.1f} minutes of computing; benchmark version {benchmark.version}.</p>"
         '<p class="soft">Means with 95% bootstrap intervals over prompts. More in '
         '<a href="summary.csv">summary.csv</a>, <a href="manifest.json">manifest.json</a> and results.parquet.</p>'
@@ -75,11 +75,11 @@ def write_page(
         title=escape(benchmark.name),
         head=head,
         table="".join(_table(table, titles, part) for part in ("mean", "difference")),
-        plots=_pictures_of(plots),
+        plots=_images_of(plots),
         data=embedded_json(_data(benchmark, folder, jobs, results, titles)),
     )
     target = folder.path / "index.html"
-    with written_whole(target) as file:
+    with atomic_write(target) as file:
         file.write(text.encode())
     return target
 
@@ -95,14 +95,14 @@ def _data(
     metrics = metric_columns(results)
     concepts = dict.fromkeys(name for job in jobs for name in job.group.scene.concepts)
     layouts: dict[str, str] = {}
-    pictures = []
+    images = []
     for job, row in zip(jobs, results.to_dict("records"), strict=True):
         scene = job.group.scene
         name = f"{scene.combination} / {scene.prompt}"
         layout = job.group.paths.get(("layout", "image"))  # others are made as the run goes
         if name not in layouts and layout is not None:
             layouts[name] = _reduced(load_image(layout), SIDE)
-        pictures.append(
+        images.append(
             {
                 **{key: row[key] for key in ("method", "combination", "prompt", "text", "seed", "image", "seconds")},
                 "scene": name,
@@ -123,7 +123,7 @@ def _data(
             name: [_reduced(load_image(file), SMALL_SIDE) for file in references_of(benchmark, name, folder.references)]
             for name in concepts
         },
-        "pictures": pictures,
+        "images": images,
     }
 
 
@@ -160,7 +160,7 @@ def _table(table: pd.DataFrame, titles: Mapping[str, str], part: str) -> str:
     return f'<h3>{caption}</h3><div class="wide"><table>{"".join(rows)}</table></div>'
 
 
-def _pictures_of(plots: Mapping[str, bytes]) -> str:
+def _images_of(plots: Mapping[str, bytes]) -> str:
     """Plots that follow the reader's choice of light or dark."""
     shown = []
     for what in SHOWN:
@@ -168,15 +168,15 @@ def _pictures_of(plots: Mapping[str, bytes]) -> str:
             continue
         light, dark = (data_uri(plots[f"{what}-{theme}.svg"], "svg+xml") for theme in ("light", "dark"))
         shown.append(
-            f'<h3>{HEADINGS[what]}</h3><p class="plot"><picture>'
+            f'<h3>{HEADINGS[what]}</h3><p class="plot"><image>'
             f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-            f'<img src="{light}" alt="{what} by method"></picture></p>'
+            f'<img src="{light}" alt="{what} by method"></image></p>'
         )
     return "".join(shown)
 
 
 def _reduced(image: Image.Image, side: int) -> str:
-    """A picture as a data URI: whole and exact where it is small, else reduced."""
+    """An image as a data URI: whole and exact where it is small, else reduced."""
     if max(image.size) <= side // 2:
         return png_uri(image)
     copy = image.copy()

@@ -1,6 +1,6 @@
-"""The paper's user study: a static page that shows pictures blind, and the table from the answers that people send.
+"""The paper's user study: a static page that shows images blind, and the table from the answers that people send.
 
-The folder for the page holds nothing that tells methods apart: pictures have names drawn at random, and which is
+The folder for the page holds nothing that tells methods apart: images have names drawn at random, and which is
 whose stands in a file outside of it.
 """
 
@@ -20,15 +20,15 @@ from typing import Any
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.report.table import Estimate
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 from concept_conductor.io.images import load_image, save_png
 
 TEMPLATE = Path(__file__).parent / "study.html"
 PAGE = "study"
 KEY = "study-key.json"
-FIELDS = ("study", "rater", "picture", "question", "answer")
+FIELDS = ("study", "rater", "image", "question", "answer")
 TEXT = "text"
-"""The question whether the picture matches its text; the others are named by the concepts."""
+"""The question whether the image matches its text; the others are named by the concepts."""
 LOWEST, HIGHEST = 1, 5
 MAX_ANSWERS = 2**22
 """Bytes of a file of answers."""
@@ -37,13 +37,13 @@ SALT_BITS = 64
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture that is shown.
+    """One image that is shown.
 
     Attributes:
         method, combination, prompt, seed: which.
         text: the prompt.
         image: its file.
-        references: concept -> pictures of it.
+        references: concept -> images of it.
     """
 
     method: str
@@ -55,25 +55,25 @@ class Shown:
     references: Mapping[str, Sequence[Path]]
 
 
-def choose(pictures: Sequence[Shown], count: int, seed: int) -> list[Shown]:
-    """``count`` pictures, or a few less: random scenes, of each every method's picture, so that all are judged alike.
+def choose(images: Sequence[Shown], count: int, seed: int) -> list[Shown]:
+    """``count`` images, or a few less: random scenes, of each every method's image, so that all are judged alike.
 
     Raises:
-        ConductorError: there are fewer pictures than methods asked for.
+        ConductorError: there are fewer images than methods asked for.
     """
-    methods = dict.fromkeys(picture.method for picture in pictures)
+    methods = dict.fromkeys(image.method for image in images)
     scenes: dict[tuple[str, str, int], dict[str, Shown]] = {}
-    for picture in pictures:
-        scenes.setdefault((picture.combination, picture.prompt, picture.seed), {})[picture.method] = picture
+    for image in images:
+        scenes.setdefault((image.combination, image.prompt, image.seed), {})[image.method] = image
     whole = [scene for scene in scenes.values() if len(scene) == len(methods)]
     wanted = count // len(methods) if methods else 0
     if not whole or not wanted:
         raise ConductorError(
-            f"a study of {count} pictures by {len(methods)} methods needs scenes that all methods made, and at least "
-            f"one picture of each; there are {len(whole)} such scenes"
+            f"a study of {count} images by {len(methods)} methods needs scenes that all methods made, and at least "
+            f"one image of each; there are {len(whole)} such scenes"
         )
     chosen = random.Random(seed).sample(whole, min(wanted, len(whole)))
-    return [picture for scene in chosen for picture in scene.values()]
+    return [image for scene in chosen for image in scene.values()]
 
 
 def write_study(folder: Path, title: str, chosen: Sequence[Shown], seed: int) -> Path:
@@ -92,45 +92,45 @@ def write_study(folder: Path, title: str, chosen: Sequence[Shown], seed: int) ->
     study = f"{draw.getrandbits(SALT_BITS):016x}"
     page, key, items = folder / PAGE, {}, []
     if page.exists():
-        shutil.rmtree(page)  # a former study's pictures would stay among the new ones
+        shutil.rmtree(page)  # a former study's images would stay among the new ones
     references: dict[Path, str] = {}
-    for picture in chosen:
+    for image in chosen:
         name = f"{draw.getrandbits(SALT_BITS):016x}"
-        save_png(load_image(picture.image), page / "images" / f"{name}.png")  # without the recipe that is in it
+        save_png(load_image(image.image), page / "images" / f"{name}.png")  # without the recipe that is in it
         key[name] = {
-            "method": picture.method,
-            "combination": picture.combination,
-            "prompt": picture.prompt,
-            "seed": picture.seed,
-            "concepts": list(picture.references),
+            "method": image.method,
+            "combination": image.combination,
+            "prompt": image.prompt,
+            "seed": image.seed,
+            "concepts": list(image.references),
         }
         concepts = []
-        for concept, files in picture.references.items():
+        for concept, files in image.references.items():
             for file in files:
                 if file not in references:
                     references[file] = f"references/{len(references):03d}.png"
                     save_png(load_image(file), page / references[file])
             concepts.append({"name": concept, "references": [references[file] for file in files]})
-        items.append({"name": name, "text": picture.text, "concepts": concepts})
+        items.append({"name": name, "text": image.text, "concepts": concepts})
     draw.shuffle(items)  # nor does their order in the page tell anything
     data = json.dumps({"study": study, "items": items}, ensure_ascii=False).replace("<", "\\u003c")
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(title), data=data)
-    with written_whole(page / "index.html") as stream:
+    with atomic_write(page / "index.html") as stream:
         stream.write(text.encode())
-    with written_whole(folder / KEY) as stream:
-        stream.write(json.dumps({"study": study, "pictures": key}, indent=1, ensure_ascii=False).encode())
+    with atomic_write(folder / KEY) as stream:
+        stream.write(json.dumps({"study": study, "images": key}, indent=1, ensure_ascii=False).encode())
     return page / "index.html"
 
 
 def table(folder: Path, answers: Iterable[Path]) -> list[dict[str, Any]]:
-    """For each method its mean answers on text and on image, with 95% bootstrap intervals over pictures.
+    """For each method its mean answers on text and on image, with 95% bootstrap intervals over images.
 
     Args:
         folder: of the results, with the study's key.
         answers: CSV files as the page gave them.
 
     Returns:
-        Rows with method, pictures, people, and text, text_low, text_high, image, image_low, image_high.
+        Rows with method, images, people, and text, text_low, text_high, image, image_low, image_high.
 
     Raises:
         ConductorError: no study here, or a file that is none of its answers.
@@ -140,23 +140,23 @@ def table(folder: Path, answers: Iterable[Path]) -> list[dict[str, Any]]:
     for file in answers:
         for entry in _answers(file, key):
             # who answers twice is heard once: the last answer counts
-            given.setdefault((entry["picture"], entry["rater"]), {})[entry["question"]] = int(entry["answer"])
+            given.setdefault((entry["image"], entry["rater"]), {})[entry["question"]] = int(entry["answer"])
     if not given:
         raise ConductorError("the files of answers hold no answer; expected those that the study's page saved")
     rows = []
-    for method in dict.fromkeys(picture["method"] for picture in key["pictures"].values()):
-        own = {pair: marks for pair, marks in given.items() if key["pictures"][pair[0]]["method"] == method}
+    for method in dict.fromkeys(image["method"] for image in key["images"].values()):
+        own = {pair: marks for pair, marks in given.items() if key["images"][pair[0]]["method"] == method}
         row: dict[str, Any] = {
             "method": method,
-            "pictures": len({picture for picture, _ in own}),
+            "images": len({image for image, _ in own}),
             "people": len({rater for _, rater in own}),
         }
         for what in ("text", "image"):
             marks: dict[str, list[float]] = {}
-            for (picture, _), answer in own.items():
+            for (image, _), answer in own.items():
                 asked = [mark for question, mark in answer.items() if (question == TEXT) == (what == "text")]
                 if asked:
-                    marks.setdefault(picture, []).append(sum(asked) / len(asked))
+                    marks.setdefault(image, []).append(sum(asked) / len(asked))
             estimate = Estimate.of([sum(values) / len(values) for values in marks.values()])
             row |= {what: estimate.mean, f"{what}_low": estimate.low, f"{what}_high": estimate.high}
         rows.append(row)
@@ -169,7 +169,7 @@ def _key(folder: Path) -> dict[str, Any]:
         raise ConductorError(f"'{folder}' holds no study ({KEY} is missing); make one with conductor study {folder}")
     try:
         key: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if {"study", "pictures"} <= set(key):
+        if {"study", "images"} <= set(key):
             return key
     except (ValueError, TypeError):
         pass
@@ -192,9 +192,9 @@ def _answers(file: Path, key: Mapping[str, Any]) -> list[dict[str, str]]:
             raise ConductorError(f"{place}: expected the columns {', '.join(FIELDS)}, as the study's page saves them")
         if row["study"] != key["study"]:
             raise ConductorError(f"{place}: these are answers to another study than the one in this folder")
-        picture = key["pictures"].get(row["picture"])
-        if picture is None or row["question"] not in (TEXT, *picture["concepts"]):
-            raise ConductorError(f"{place}: the study has no question '{row['question']}' on '{row['picture']}'")
+        image = key["images"].get(row["image"])
+        if image is None or row["question"] not in (TEXT, *image["concepts"]):
+            raise ConductorError(f"{place}: the study has no question '{row['question']}' on '{row['image']}'")
         if row["answer"] not in map(str, range(LOWEST, HIGHEST + 1)):
             raise ConductorError(f"{place}: expected an answer from {LOWEST} to {HIGHEST}, not '{row['answer']}'")
     return rows

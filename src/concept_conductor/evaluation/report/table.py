@@ -1,4 +1,4 @@
-"""From scored pictures to numbers that can be compared: means, bootstrap intervals, paired differences."""
+"""From scored images to numbers that can be compared: means, bootstrap intervals, paired differences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.metrics import segsim
-from concept_conductor.io.files import written_whole
+from concept_conductor.io.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ LOWER_IS_BETTER = (
     "omission", "redundancy", "leakage", "design_omitted", "design_leaked", "arrangement_others", "arrangement_empty",
 )  # fmt: skip
 SHARES = (*LOWER_IS_BETTER, "design", "arrangement")
-"""Beginnings of the names of metrics that are shares of pictures or concepts, 0..1."""
+"""Beginnings of the names of metrics that are shares of images or concepts, 0..1."""
 #: Columns of the results that are no metrics.
 ABOUT = ("key", "method", "combination", "prompt", "text", "seed", "image", "seconds", "peak_memory_bytes")
 
@@ -79,7 +79,7 @@ def import_pandas() -> Any:
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row for each picture: what it is (:data:`ABOUT`), then the metrics' columns."""
+    """A row for each image: what it is (:data:`ABOUT`), then the metrics' columns."""
     pandas = import_pandas()
     return pandas.DataFrame(list(rows))
 
@@ -97,10 +97,10 @@ def summary(results: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
     """For each method and metric: mean, its interval over prompts, and the paired difference to ``reference``.
 
     A prompt is one combination with one prompt; its value is the mean over seeds. Differences are taken over the
-    pictures that both methods made and scored.
+    images that both methods made and scored.
 
     Returns:
-        Columns method, metric, pictures, prompts, mean, low, high, difference, difference_low, difference_high.
+        Columns method, metric, images, prompts, mean, low, high, difference, difference_low, difference_high.
     """
     unit, pandas = ["combination", "prompt"], import_pandas()
     rows = []
@@ -118,7 +118,7 @@ def summary(results: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
                 {
                     "method": method,
                     "metric": metric,
-                    "pictures": len(own),
+                    "images": len(own),
                     "prompts": own.groupby(unit).ngroups,
                     **estimate._asdict(),
                     **{f"difference{end}": v for end, v in zip(("", "_low", "_high"), difference)},
@@ -129,7 +129,7 @@ def summary(results: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
 
 def write_results(results: pd.DataFrame, folder: Path) -> None:
     """Write ``results.parquet``."""
-    with written_whole(folder / "results.parquet") as file:
+    with atomic_write(folder / "results.parquet") as file:
         results.to_parquet(file, index=False)
 
 
@@ -143,7 +143,7 @@ def write_summary(table: pd.DataFrame, titles: Mapping[str, str], folder: Path) 
     """
     texts = {"csv": table.to_csv(index=False), "md": markdown(table, titles), "tex": latex(table, titles)}
     for ending, text in texts.items():
-        with written_whole(folder / f"summary.{ending}") as file:
+        with atomic_write(folder / f"summary.{ending}") as file:
             file.write(text.encode())
 
 
@@ -219,5 +219,5 @@ def _escaped(text: str) -> str:
 
 
 def _note(table: pd.DataFrame) -> str:
-    pictures, prompts = int(table["pictures"].max()), int(table["prompts"].max())
-    return f"Up to {pictures} pictures of {prompts} prompts per method; - where there is nothing to measure.\n"
+    images, prompts = int(table["images"].max()), int(table["prompts"].max())
+    return f"Up to {images} images of {prompts} prompts per method; - where there is nothing to measure.\n"

@@ -1,4 +1,4 @@
-"""Recipes: one YAML or JSON file = one reproducible picture (or one for each of several seeds)."""
+"""Recipes: one YAML or JSON file = one reproducible image (or one for each of several seeds)."""
 
 from concept_conductor.recipes.schema.collage import BackgroundEntry, CollageEntry, CutoutEntry
 from concept_conductor.recipes.schema.concept import ConceptEntry

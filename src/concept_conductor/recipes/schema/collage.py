@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.documents import Document, Place, read_document
+from concept_conductor.io.documents import Document, FieldPath, read_document
 from concept_conductor.recipes.schema.fields import Name, Real, Seed, Side, Text
 from concept_conductor.settings import Settings
 
@@ -32,7 +32,7 @@ class BackgroundEntry(Settings):
     """What lies behind cut-outs; exactly one of image, colour and prompt.
 
     Attributes:
-        image: a picture.
+        image: an image.
         colour: such as "skyblue" or "#87b5e0".
         prompt: what the model generates it from, with
         seed: of its noise.
@@ -91,7 +91,7 @@ class CollageEntry(Settings):
     """A collage; see :class:`.Collage`.
 
     Attributes:
-        background: a picture, a colour, or generated.
+        background: an image, a colour, or generated.
         size: ``[width, height]`` in pixels; needed with a colour.
         cutouts: for each concept one, in the concepts' order, and scenery.
     """
@@ -111,9 +111,9 @@ class CollageEntry(Settings):
         """Cut-outs that concepts take the place of."""
         return sum(not cutout.scenery for cutout in self.cutouts)
 
-    def files(self) -> dict[Place, str]:
+    def files(self) -> dict[FieldPath, str]:
         """The files that it names: place in this entry -> name as written."""
-        found: dict[Place, str] = {}
+        found: dict[FieldPath, str] = {}
         if self.background.image is not None:
             found["background", "image"] = self.background.image
         for index, cutout in enumerate(self.cutouts):
@@ -158,7 +158,7 @@ def collage_document(path: str | Path, model: str) -> Document:
     """
     collage = read_document(path)
     collage.validated(CollageEntry)
-    lines: dict[Place, int] = {("layout", "collage", *place): line for place, line in collage.lines.items()}
+    lines: dict[FieldPath, int] = {("layout", "collage", *place): line for place, line in collage.lines.items()}
     layout = {"collage": collage.data, "prompt": ""}
     return Document(collage.source, {"model": model, "prompt": "", "layout": layout}, lines)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from concept_conductor.io.documents import Place
+from concept_conductor.io.documents import FieldPath
 from concept_conductor.recipes.schema.fields import Name, Real, Text, listed
 from concept_conductor.settings import Settings
 
@@ -37,7 +37,7 @@ class ConceptEntry(Settings):
             raise ValueError("expected either 'prompt' (with the placeholders) or 'replaces', exactly one of the two")
         return self
 
-    def files(self) -> dict[Place, str]:
+    def files(self) -> dict[FieldPath, str]:
         """The files that it names: place in this entry -> name as written."""
         if isinstance(self.file, str):
             return {("file",): self.file}

@@ -1,4 +1,4 @@
-"""How pictures are generated for a recipe's layout."""
+"""How images are generated for a recipe's layout."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from concept_conductor.io.documents import Place
+from concept_conductor.io.documents import FieldPath
 from concept_conductor.recipes.schema.fields import Count, Name, Real, Seeds, Side, Text
 from concept_conductor.settings import Settings
 
 
 class GenerationEntry(Settings):
-    """How pictures are generated; what is not given is the recipe's.
+    """How images are generated; what is not given is the recipe's.
 
     Attributes:
         prompt: what a generated layout shows; the recipe's own prompt if not given.
@@ -31,6 +31,6 @@ class GenerationEntry(Settings):
     width: Side | None = None
     height: Side | None = None
 
-    def files(self) -> dict[Place, str]:
+    def files(self) -> dict[FieldPath, str]:
         """The model, if it is another: place in this entry -> name as written."""
         return {} if self.model is None else {("model",): self.model}

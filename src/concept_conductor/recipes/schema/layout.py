@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, model_validator
 
-from concept_conductor.io.documents import Place
+from concept_conductor.io.documents import FieldPath
 from concept_conductor.layouts.mask_edit import MaskEdit
 from concept_conductor.recipes.schema.collage import BackgroundEntry, BoxOf, CollageEntry, Size
 from concept_conductor.recipes.schema.fields import Name, Real, Text, switched
@@ -17,23 +17,23 @@ PLACES = ("masks", "points", "boxes", "words")
 
 
 def _fields(value: Any) -> Any:
-    """A file's name has been read by :func:`.with_collage` by now, unless a stranger's picture holds it."""
+    """A file's name has been read by :func:`.with_collage` by now, unless a stranger's image holds it."""
     if isinstance(value, str):
         raise ValueError(f"expected the collage's fields 'background' and 'cutouts' here, but it is '{value[:60]}'")
     return value
 
 
 class LayoutEntry(Settings):
-    """The layout reference: a picture, a collage, generated, or made from boxes.
+    """The layout reference: an image, a collage, generated, or made from boxes.
 
     Attributes:
-        image: picture with the wanted arrangement; or
+        image: image with the wanted arrangement; or
         collage: cut-outs on a background, or a file that says so; or
         generated: by the recipe's model or another; or, with ``boxes`` and ``words``, none of these.
         prompt: what it shows; the recipe's own prompt for layouts that are generated.
-        masks: a picture per concept, white inside; or
+        masks: an image per concept, white inside; or
         points: ``[x, y]`` per concept, in pixels of ``image``; or
-        boxes: ``[left, top, right, bottom]`` per concept, in pixels of the layout picture; or
+        boxes: ``[left, top, right, bottom]`` per concept, in pixels of the layout image; or
         words: what each concept takes the place of, "a dog" or "a dog on the right"; with ``boxes``, what is in each.
         threshold: how sure an object that ``words`` name must be, 0..1.
         background, size: of a layout made from boxes; the size in pixels, the run's if not given.
@@ -84,7 +84,7 @@ class LayoutEntry(Settings):
         if self.threshold is not None and self.words is None:
             raise ValueError("a 'threshold' is for 'words'; there are none here")
         if self.prompt is None and not (self.from_boxes or self.generated is not None):
-            raise ValueError("its 'prompt' is missing; say what the layout picture shows")
+            raise ValueError("its 'prompt' is missing; say what the layout image shows")
         return self
 
     def _without(self, reason: str, *fields: str) -> None:
@@ -110,9 +110,9 @@ class LayoutEntry(Settings):
             return self.collage.objects, "cut-outs that are no scenery"
         return len(getattr(self, self.kind)), self.kind
 
-    def files(self) -> dict[Place, str]:
+    def files(self) -> dict[FieldPath, str]:
         """The files that it names, and another model: place in this entry -> name as written."""
-        found: dict[Place, str] = {} if self.image is None else {("image",): self.image}
+        found: dict[FieldPath, str] = {} if self.image is None else {("image",): self.image}
         found |= {("masks", index): name for index, name in enumerate(self.masks or ())}
         for field, entry in (("collage", self.collage), ("generated", self.generated)):
             if entry is not None:

@@ -1,4 +1,4 @@
-"""A recipe's placement: the picture in which objects are replaced or added."""
+"""A recipe's placement: the image in which objects are replaced or added."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from concept_conductor.io.documents import Place
+from concept_conductor.io.documents import FieldPath
 from concept_conductor.recipes.schema.fields import Name, Real, Text
 from concept_conductor.settings import MARGIN, Settings
 
 
 class ReplaceEntry(Settings):
-    """An object of the picture that a concept takes the place of.
+    """An object of the image that a concept takes the place of.
 
     Attributes:
-        mask: a picture of the same size, white where it may change; or
+        mask: an image of the same size, white where it may change; or
         words: what the object is, "a dog" or "a dog on the right"; or
-        point: ``[x, y]`` on it, in pixels of the picture; or
-        box: ``[left, top, right, bottom]`` in pixels of the picture, all of which may change.
+        point: ``[x, y]`` on it, in pixels of the image; or
+        box: ``[left, top, right, bottom]`` in pixels of the image, all of which may change.
     """
 
     mask: Name | None = None
@@ -34,15 +34,15 @@ class ReplaceEntry(Settings):
 
 
 class AddEntry(Settings):
-    """An object that the picture has not got.
+    """An object that the image has not got.
 
     Attributes:
-        image: a picture of the concept, with transparency, or with
-        mask: a picture of the same size, white where the object is; or
+        image: an image of the concept, with transparency, or with
+        mask: an image of the same size, white where the object is; or
         words: what is cut out of it, "a dog".
-        box: ``[left, top, right, bottom]`` in pixels of the placement's picture: it stands in it, as large as fits; or
-        point: ``[x, y]`` in pixels of the placement's picture, where its middle goes.
-        size: its longer side in pixels of the placement's picture, with ``point``; its own if not given.
+        box: ``[left, top, right, bottom]`` in pixels of the placement's image: it stands in it, as large as fits; or
+        point: ``[x, y]`` in pixels of the placement's image, where its middle goes.
+        size: its longer side in pixels of the placement's image, with ``point``; its own if not given.
         flip: mirrored, left to right.
         rotation: in degrees, clockwise.
     """
@@ -84,9 +84,9 @@ class ObjectEntry(Settings):
             raise ValueError("expected either 'replace' or 'add', exactly one of the two")
         return self
 
-    def files(self) -> dict[Place, str]:
+    def files(self) -> dict[FieldPath, str]:
         """The files that it names: place in this entry -> name as written."""
-        found: dict[Place, str] = {}
+        found: dict[FieldPath, str] = {}
         if self.replace is not None and self.replace.mask is not None:
             found["replace", "mask"] = self.replace.mask
         if self.add is not None:
@@ -97,14 +97,14 @@ class ObjectEntry(Settings):
 
 
 class PlacementEntry(Settings):
-    """Where objects are replaced or added in a given picture.
+    """Where objects are replaced or added in a given image.
 
     Attributes:
-        image: the picture.
+        image: the image.
         objects: what is replaced or added, one for each concept; these are the layout too. Or
         mask: the area that may change, white, for a layout of its own.
-        prompt: what the picture shows; needed with ``objects``, else the layout's prompt if not given.
-        margin: how far beyond objects that are found the picture may change, as a share of its shorter side.
+        prompt: what the image shows; needed with ``objects``, else the layout's prompt if not given.
+        margin: how far beyond objects that are found the image may change, as a share of its shorter side.
         background: where the unchanged area's latents come from.
     """
 
@@ -123,12 +123,12 @@ class PlacementEntry(Settings):
                 "its own), exactly one of the two"
             )
         if self.objects is not None and self.prompt is None:
-            raise ValueError("with 'objects' the placement needs 'prompt', what the picture shows as it is")
+            raise ValueError("with 'objects' the placement needs 'prompt', what the image shows as it is")
         return self
 
-    def files(self) -> dict[Place, str]:
+    def files(self) -> dict[FieldPath, str]:
         """The files that it names: place in this entry -> name as written."""
-        named: dict[Place, str] = {("image",): self.image}
+        named: dict[FieldPath, str] = {("image",): self.image}
         if self.mask is not None:
             named["mask",] = self.mask
         for index, one in enumerate(self.objects or ()):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.documents import Document, Place, named, read_document
+from concept_conductor.io.documents import Document, FieldPath, named, read_document
 from concept_conductor.recipes.schema.collage import collage_document, with_collage
 from concept_conductor.recipes.schema.concept import ConceptEntry
 from concept_conductor.recipes.schema.fields import Count, Name, Real, Seeds, Side, Text, device_name, switched
@@ -22,7 +22,7 @@ from concept_conductor.settings import Alignment, Injection, Inversion, Refineme
 
 
 class Recipe(Settings):
-    """Everything that decides a picture. Paths count from the recipe's folder; None is the pipeline's own default.
+    """Everything that decides an image. Paths count from the recipe's folder; None is the pipeline's own default.
 
     Attributes:
         model: "mini", a diffusers folder, a ``.safetensors`` or ``.ckpt`` checkpoint, or a hub id.
@@ -35,7 +35,7 @@ class Recipe(Settings):
         steps, guidance_scale, paths_per_forward: as for the pipeline.
         offload: keep only the network at work on the GPU.
         vae_tiling: encode and decode in tiles.
-        seeds: a picture for each.
+        seeds: an image for each.
         alignment, injection, refinement: the method's parts; ``off`` switches one off.
         inversion: of the layout reference.
         output: folder for the results.
@@ -132,9 +132,9 @@ class Recipe(Settings):
         """What its paths count from."""
         return self._folder
 
-    def files(self) -> dict[Place, str]:
+    def files(self) -> dict[FieldPath, str]:
         """Every file it names, but for the model: place in the recipe -> name as written."""
-        found: dict[Place, str] = {}
+        found: dict[FieldPath, str] = {}
         for index, entry in enumerate(self.concepts):
             found |= {("concepts", index, *place): name for place, name in entry.files().items()}
         if self.layout is not None:
@@ -143,7 +143,7 @@ class Recipe(Settings):
             found |= {("placement", *place): name for place, name in self.placement.files().items()}
         return found
 
-    def revision_of(self, place: Place) -> str | None:
+    def revision_of(self, place: FieldPath) -> str | None:
         """The hub revision of the file at a place of :meth:`files`."""
         if place[0] != "concepts":
             return None
@@ -162,7 +162,7 @@ class Recipe(Settings):
         inversion = self.inversion.model_copy(update={"cache": bool(self.inversion.cache)})
         return self.model_copy(update={"inversion": inversion, "output": None})
 
-    def error(self, place: Place, message: str) -> ConductorError:
+    def error(self, place: FieldPath, message: str) -> ConductorError:
         """``message`` with the file, line and field it is about."""
         line = self._document.line(place)
         return ConductorError(f"{self.source}{f', line {line}' if line else ''}: '{named(place)}': {message}")

@@ -1,3 +1,0 @@
-from tests.benchmarks.conftest import benchmark_file
-
-__all__ = ["benchmark_file"]
