@@ -3,7 +3,7 @@
 #   make demo    an image of two personalized concepts, made offline by the embedded model
 #   make test    the tests, as many at a time as there are cores, and how much of the code they reach
 #   make coverage  the same, with every line and branch that they do not reach
-#   make lint    style and types
+#   make lint    style, types, and which room imports from which
 #   make format  put the code into the style that lint expects
 #   make bench   speed (ratios in one run) and peak memory of 1 to 8 concepts, a few minutes on two cores
 #   make clean   remove .venv and what was made
@@ -37,6 +37,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix --exit-zero $(CODE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from concept_conductor._deprecated import install
 from concept_conductor._version import __version__
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ __all__ = [
     "load_layer",
     "load_mask",
 ]
+
+
+install()
 
 
 def __getattr__(name: str) -> Any:

@@ -197,7 +197,9 @@ def test_a_background_image_is_cropped_to_the_size_asked_for() -> None:
 
 
 def test_a_collage_is_a_layout() -> None:
-    layout = Layout.collage(Collage("white", [block(0, position=(9, 9)), block(1, position=(30, 9))], (40, 30)), "two")
+    layout = Layout.from_collage(
+        Collage("white", [block(0, position=(9, 9)), block(1, position=(30, 9))], (40, 30)), "two"
+    )
     assert (layout.kind, layout.prompt, layout.image.size) == ("masks", "two", (40, 30))
     assert [int(np.asarray(mask).sum()) for mask in layout.masks or ()] == [24, 24]
 

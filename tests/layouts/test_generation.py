@@ -52,7 +52,7 @@ class Shows:
     ],
 )
 def test_the_candidate_that_matches_the_words(counts: list[tuple[int, int]], seed: int) -> None:
-    layout = Layout.generate(text_to_image, "pets", ["a dog", "a cat"], Shows(counts), range(len(counts)))
+    layout = Layout.from_generated(text_to_image, "pets", ["a dog", "a cat"], Shows(counts), range(len(counts)))
     assert layout.seeds == (seed,)
     assert layout.image == text_to_image("pets", seed)
     assert [int(np.flatnonzero(np.asarray(mask).any(0))[0]) for mask in layout.masks or ()] == [4, 10]
@@ -60,7 +60,7 @@ def test_the_candidate_that_matches_the_words(counts: list[tuple[int, int]], see
 
 def test_no_candidate_matches() -> None:
     with pytest.raises(ConductorError) as caught:
-        Layout.generate(text_to_image, "pets", ["a dog", "a dog", "a cat"], Shows([(1, 1), (0, 0)]), [1, 0])
+        Layout.from_generated(text_to_image, "pets", ["a dog", "a dog", "a cat"], Shows([(1, 1), (0, 0)]), [1, 0])
     assert str(caught.value).startswith(
         "none of 2 generated candidates shows 2 of 'a dog', 1 of 'a cat' (found: seed 1: nothing; seed 0: 1 of 'a dog',"
     )

@@ -67,7 +67,7 @@ def test_what_is_not_there(words: list[str], sentence: str) -> None:
 @pytest.mark.parametrize("classes", [("dog", "robot"), ("mug", "mug")])
 def test_the_judge_finds_what_was_drawn(classes: tuple[str, str]) -> None:
     drawn = arrange(CPU.world(), classes, "grass", seed=3).layout
-    layout = Layout.ground(drawn.image, drawn.prompt, [f"a {name}" for name in classes], JudgeGrounder())
+    layout = Layout.from_words(drawn.image, drawn.prompt, [f"a {name}" for name in classes], JudgeGrounder())
     assert layout.kind == "masks"
     for exact, mask in zip(drawn.masks or (), layout.masks or (), strict=True):
         exact, mask = np.asarray(exact) > 0, np.asarray(mask)

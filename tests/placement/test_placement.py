@@ -50,7 +50,7 @@ def test_objects_are_found_by_words_and_by_points(scene: Arrangement, judge: Jud
     dog, robot = (np.asarray(mask) for mask in scene.layout.masks or ())
     rows, columns = np.nonzero(dog)
     middle = (float(columns.mean()), float(rows.mean()))
-    placed = Placement.of(image, PROMPT, [Replace(words="a robot"), Replace(point=middle)], judge)
+    placed = Placement.from_objects(image, PROMPT, [Replace(words="a robot"), Replace(point=middle)], judge)
     for exact, mask in zip((robot, dog), placed.layout.masks or (), strict=True):
         assert iou(exact, np.asarray(mask)) > 0.7
     assert placed.layout.image.tobytes() == image.tobytes() and placed.layout.prompt == PROMPT
@@ -62,7 +62,7 @@ def test_what_was_drawn_is_what_may_change(scene: Arrangement) -> None:
     drawn = np.zeros((64, 64), dtype=bool)
     drawn[5:20, 40:50] = True
     objects = [Replace(mask=drawn), Replace(box=(2, 30, 20, 50.5))]
-    placed = Placement.of(scene.layout.image, PROMPT, objects, margin=0.3)
+    placed = Placement.from_objects(scene.layout.image, PROMPT, objects, margin=0.3)
     boxed = np.zeros_like(drawn)
     boxed[30:51, 2:20] = True
     assert (area(placed) == drawn | boxed).all()
@@ -74,7 +74,7 @@ def test_what_was_drawn_is_what_may_change(scene: Arrangement) -> None:
 @pytest.mark.parametrize("margin", [0.0, 0.1])
 def test_an_added_object_is_pasted_into_the_layout_alone(scene: Arrangement, margin: float) -> None:
     image = scene.layout.image
-    placed = Placement.of(
+    placed = Placement.from_objects(
         image, PROMPT, [Add(block(), box=(20, 2, 36, 18))], layout_prompt=f"a ball, {PROMPT}", margin=margin
     )
     pasted = np.asarray(placed.layout.image)
@@ -91,7 +91,7 @@ def test_an_added_object_is_pasted_into_the_layout_alone(scene: Arrangement, mar
 
 def test_a_cutout_stands_where_it_is_put(scene: Arrangement) -> None:
     def bounds(one: Add) -> tuple[int, ...]:
-        placed = Placement.of(scene.layout.image, PROMPT, [one], layout_prompt=PROMPT)
+        placed = Placement.from_objects(scene.layout.image, PROMPT, [one], layout_prompt=PROMPT)
         rows, columns = np.nonzero(np.asarray((placed.layout.masks or ())[0]))
         return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
@@ -106,7 +106,7 @@ def test_replaced_and_added_in_the_concepts_order(scene: Arrangement, judge: Jud
     (robot,) = judge.find(scene.layout.image, ["a robot"])[0]
     left, top = robot.box[:2]
     objects = [Add(block(), point=(left + 2, top + 2), size=10), Replace(words="a robot"), Replace(words="a dog")]
-    placed = Placement.of(scene.layout.image, PROMPT, objects, judge, layout_prompt=PROMPT)
+    placed = Placement.from_objects(scene.layout.image, PROMPT, objects, judge, layout_prompt=PROMPT)
     added, robots, dogs = (np.asarray(mask) for mask in placed.layout.masks or ())
     assert (robot.mask & added).any() and not (robots & added).any() and not (dogs & added).any()
     assert np.array_equal(robots, robot.mask & ~added)
@@ -119,7 +119,9 @@ def test_pixels_outside_are_the_originals(
 ) -> None:
     image = tiny_image("init").convert("RGB").resize((128, 128))
     objects = [Replace(box=(8, 8, 50, 60)), Add(block(), box=(70, 70, 110, 110))]
-    placement, layout = Placement.of(image, "A street.", objects, layout_prompt="A street with a cat.", background=how)
+    placement, layout = Placement.from_objects(
+        image, "A street.", objects, layout_prompt="A street with a cat.", background=how
+    )
     call = {**tiny_call, "layout": layout, "num_inference_steps": 5, "output_type": "pil"}
     call["inversion"] = Inversion(steps=5, cache=False)
     made = np.asarray(tiny_pipe(**call, placement=placement, generator=torch.Generator().manual_seed(0)).images[0])
@@ -133,7 +135,7 @@ def test_an_image_in_which_objects_are_replaced_is_inverted_once(
     tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any], tiny_concepts: dict[str, Any]
 ) -> None:
     def inversions(*objects: Replace | Add) -> int:
-        placement, layout = Placement.of(tiny_image("init"), "A street.", objects, layout_prompt="A street.")
+        placement, layout = Placement.from_objects(tiny_image("init"), "A street.", objects, layout_prompt="A street.")
         finished: list[int] = []
         call = {**tiny_call, "concepts": [tiny_concepts["chow_dog"]], "layout": layout, "num_inference_steps": 2}
         call["inversion"] = Inversion(steps=2, cache=False)
@@ -167,7 +169,7 @@ def test_what_cannot_be_placed(
     scene: Arrangement, judge: JudgeGrounder, objects: list[Replace | Add], said: str
 ) -> None:
     with pytest.raises(ConductorError, match=said):
-        Placement.of(scene.layout.image, PROMPT, objects, judge, layout_prompt=PROMPT)
+        Placement.from_objects(scene.layout.image, PROMPT, objects, judge, layout_prompt=PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +180,16 @@ def test_what_cannot_be_placed(
         (lambda: Add(block(), box=(1, 2, 3, 4), point=(1, 2)), "either in a box= or at a point=, but both"),
         (lambda: Add(block(), size=3), "expected more than 0 and a point, but it is 3 at None"),
         (lambda: Add(block(), point=(1, 2), size=0), "expected more than 0"),
-        (lambda: Placement.of(WHITE, "", [Replace(words="a dog")]), "give grounder=JudgeGrounder"),
-        (lambda: Placement.of(WHITE, "", [Add(block())]), "give layout_prompt=, what the image shows with it"),
-        (lambda: Placement.of(WHITE, "", [Replace(mask=WHITE)], margin=6), "0 to 1, but it is 6"),
-        (lambda: Placement.of(WHITE, "", [Replace(mask=WHITE)], background="none"), "must be 'inversion' or 'noise'"),
+        (lambda: Placement.from_objects(WHITE, "", [Replace(words="a dog")]), "give grounder=JudgeGrounder"),
+        (
+            lambda: Placement.from_objects(WHITE, "", [Add(block())]),
+            "give layout_prompt=, what the image shows with it",
+        ),
+        (lambda: Placement.from_objects(WHITE, "", [Replace(mask=WHITE)], margin=6), "0 to 1, but it is 6"),
+        (
+            lambda: Placement.from_objects(WHITE, "", [Replace(mask=WHITE)], background="none"),
+            "must be 'inversion' or 'noise'",
+        ),
     ],
 )
 def test_what_cannot_be_meant(make: Callable[[], object], said: str) -> None:
@@ -192,7 +200,7 @@ def test_what_cannot_be_meant(make: Callable[[], object], said: str) -> None:
 def test_fewer_objects_than_concepts(
     tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any], scene: Arrangement
 ) -> None:
-    placement, layout = Placement.of(scene.layout.image, PROMPT, [Replace(box=(1, 1, 30, 30))])
+    placement, layout = Placement.from_objects(scene.layout.image, PROMPT, [Replace(box=(1, 1, 30, 30))])
     with pytest.raises(ConductorError, match="the layout has 1 masks for 2 concepts"):
         tiny_pipe(**{**tiny_call, "layout": layout}, placement=placement)
     assert replace(placement, background="noise").mask is placement.mask

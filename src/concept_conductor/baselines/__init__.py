@@ -1,1 +1,1 @@
-"""Other ways of getting several concepts into one image, to compare with."""
+"""Other ways to put several concepts into one image, to compare with."""

@@ -1,1 +1,1 @@
-"""Many machines: jobs fanned out on Ray (the `ray` extra)."""
+"""Benchmarks on many machines, with Ray."""

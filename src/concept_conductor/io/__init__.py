@@ -1,1 +1,1 @@
-"""io"""
+"""Files in and out: documents, images, tensors, drawings and pages."""

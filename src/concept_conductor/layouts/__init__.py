@@ -1,1 +1,1 @@
-"""Where a layout's masks come from, besides drawn ones."""
+"""Layouts: a reference image with a place for each concept, from whatever the user has."""

@@ -81,7 +81,7 @@ class Cutout:
             )
 
     @classmethod
-    def ground(cls, image: Image.Image, words: str, grounder: Grounder) -> Cutout:
+    def from_words(cls, image: Image.Image, words: str, grounder: Grounder) -> Cutout:
         """The surest object in ``image`` that ``words`` name, cut out.
 
         Raises:

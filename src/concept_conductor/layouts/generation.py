@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from concept_conductor._deprecated import names
 from concept_conductor.errors import ConductorError
 from concept_conductor.layouts.boxes import Box, check_boxes
 from concept_conductor.layouts.collage import Collage
@@ -153,3 +154,6 @@ def _object(
 def _cut_off(mask: Mask) -> bool:
     """Whether an object reaches the image's edge."""
     return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
+
+
+__getattr__ = names(__name__, {"PlainPictures": "pipeline.text_to_image.PlainImages"})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from concept_conductor._deprecated import warn
 from concept_conductor.errors import ConductorError
 from concept_conductor.grounding.grounder import Grounder
 from concept_conductor.io.images import as_rgb
@@ -53,7 +55,7 @@ class Layout:
             )
 
     @classmethod
-    def ground(
+    def from_words(
         cls,
         image: Image.Image,
         prompt: str,
@@ -75,7 +77,7 @@ class Layout:
         return cls(rgb, prompt, masks=list(masks_of_words_in_boxes(rgb, words, boxes, grounder)))
 
     @classmethod
-    def collage(cls, collage: Collage, prompt: str) -> Layout:
+    def from_collage(cls, collage: Collage, prompt: str) -> Layout:
         """A layout of cut-outs on a background; each cut-out that is no scenery has a mask, its visible pixels.
 
         Args:
@@ -85,7 +87,7 @@ class Layout:
         return cls(collage.image, prompt, masks=collage.masks)
 
     @classmethod
-    def generate(
+    def from_generated(
         cls,
         text_to_image: TextToImage,
         prompt: str,
@@ -136,3 +138,21 @@ class Layout:
     def kind(self) -> str:
         """The name of the field that says where the concepts are."""
         return next(name for name in ("masks", "points", "boxes") if getattr(self, name) is not None)
+
+    @classmethod
+    def ground(cls, *args: Any, **kwargs: Any) -> Layout:
+        """Deprecated; call :meth:`from_words`."""
+        warn("Layout.ground()", "Layout.from_words()")
+        return cls.from_words(*args, **kwargs)
+
+    @classmethod
+    def collage(cls, *args: Any, **kwargs: Any) -> Layout:
+        """Deprecated; call :meth:`from_collage`."""
+        warn("Layout.collage()", "Layout.from_collage()")
+        return cls.from_collage(*args, **kwargs)
+
+    @classmethod
+    def generate(cls, *args: Any, **kwargs: Any) -> Layout:
+        """Deprecated; call :meth:`from_generated`."""
+        warn("Layout.generate()", "Layout.from_generated()")
+        return cls.from_generated(*args, **kwargs)

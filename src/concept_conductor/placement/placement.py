@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from concept_conductor._deprecated import warn
 from concept_conductor.errors import ConductorError
 from concept_conductor.grounding.grounder import Grounder
 from concept_conductor.io.images import as_rgb
@@ -42,7 +43,7 @@ class Placement:
         object.__setattr__(self, "image", as_rgb(self.image))
 
     @classmethod
-    def of(
+    def from_objects(
         cls,
         image: Image.Image,
         prompt: str,
@@ -94,6 +95,12 @@ class Placement:
         ]
         layout = Layout(reference, layout_prompt or prompt, masks=[masks[number] for number in range(len(objects))])
         return Placed(cls(image, np.any(areas, axis=0), prompt, background), layout)
+
+    @classmethod
+    def of(cls, *args: Any, **kwargs: Any) -> Placed:
+        """Deprecated; call :meth:`from_objects`."""
+        warn("Placement.of()", "Placement.from_objects()")
+        return cls.from_objects(*args, **kwargs)
 
 
 class Placed(NamedTuple):

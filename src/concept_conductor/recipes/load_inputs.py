@@ -96,7 +96,7 @@ def load_objects(recipe: Recipe, paths: Mapping[FieldPath, Path | str], grounder
         elif entry.add is not None:
             objects.append(_added(recipe, entry.add, paths, (*place, "add"), grounder))
     with recipe.blaming("placement", "objects"):
-        return Placement.of(
+        return Placement.from_objects(
             image,
             given.prompt,
             objects,
@@ -121,5 +121,5 @@ def _added(
     with recipe.blaming(*place, "mask"):
         mask = None if given.mask is None else load_mask(paths[(*place, "mask")])
     with recipe.blaming(*place):
-        cutout = Cutout(image, mask) if given.words is None else Cutout.ground(image, given.words, grounder)
+        cutout = Cutout(image, mask) if given.words is None else Cutout.from_words(image, given.words, grounder)
         return Add(replace(cutout, flip=given.flip, rotation=given.rotation), given.box, given.point, given.size)

@@ -72,7 +72,7 @@ def __IMAGED_(recipe: Recipe, given: LayoutEntry, paths: Located) -> Layout:
     if given.words is not None:
         with recipe.blaming("layout", "words"):
             grounder = grounder_of(recipe, paths, given.threshold)
-            return replace(Layout.ground(image, prompt, given.words, grounder, given.boxes), edit=given.edit)
+            return replace(Layout.from_words(image, prompt, given.words, grounder, given.boxes), edit=given.edit)
     masks = None
     if given.masks is not None:
         masks = [_image(recipe, paths, load_mask, "layout", "masks", index) for index in range(len(given.masks))]
@@ -86,7 +86,7 @@ def _generated(recipe: Recipe, given: LayoutEntry, paths: Located) -> PendingLay
     grounder = grounder_of(recipe, paths, given.threshold)
 
     def make(text_to_image: TextToImage, size: tuple[int, int]) -> Layout:
-        layout = Layout.generate(text_to_image, how.prompt or recipe.prompt, words, grounder, how.seeds)
+        layout = Layout.from_generated(text_to_image, how.prompt or recipe.prompt, words, grounder, how.seeds)
         return replace(layout, prompt=given.prompt or layout.prompt, edit=given.edit)
 
     return PendingLayout(make, ("layout", "generated"))
@@ -139,7 +139,7 @@ def _collage(recipe: Recipe, given: CollageEntry, paths: Located) -> Layout | Pe
     background = _background(recipe, given.background, paths, *place, "background")
 
     def made(behind: Image.Image | str) -> Layout:
-        layout = Layout.collage(Collage(behind, cutouts, given.size), entry.prompt or recipe.prompt)
+        layout = Layout.from_collage(Collage(behind, cutouts, given.size), entry.prompt or recipe.prompt)
         return replace(layout, edit=entry.edit)
 
     if background is None:
@@ -156,7 +156,7 @@ def _cutout(recipe: Recipe, given: CutoutEntry, paths: Located, place: FieldPath
         if given.words is None:
             cutout = Cutout(image, mask)
         else:
-            cutout = Cutout.ground(image, given.words, grounder_of(recipe, paths, None))
+            cutout = Cutout.from_words(image, given.words, grounder_of(recipe, paths, None))
         how = {"rotation": given.rotation, "flip": given.flip, "z": given.z, "scenery": given.scenery}
         cutout = replace(cutout, **how)  # type: ignore[arg-type]  # a mapping of several types
         if given.box is not None:

@@ -1,1 +1,1 @@
-"""formats"""
+"""Concept files: one module per format."""

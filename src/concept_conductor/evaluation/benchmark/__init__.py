@@ -1,1 +1,1 @@
-"""benchmark"""
+"""Benchmarks: what is made by which methods, job by job, resumable."""

@@ -1,1 +1,1 @@
-"""metrics"""
+"""Metrics of the paper and others, and what they measure with."""

@@ -1,1 +1,1 @@
-"""mini"""
+"""Measure the embedded model with its judge."""

@@ -66,7 +66,7 @@ def replacing(world: World, name: str, seed: int, background: Literal["inversion
     subject, other = design_of(name).split("/")[0], companion(world, name, seed)
     classes = [subject, other] if seed % 2 else [other, subject]
     scene = arrange(world, classes, world.backdrop_names[seed % len(world.backdrop_names)], seed)
-    placed = Placement.of(
+    placed = Placement.from_objects(
         scene.image, scene.prompt, [Replace(words=f"a {subject}")], JudgeGrounder(), background=background
     )
     return Case(name, "replaced", scene.prompt, placed, seed)
@@ -80,12 +80,12 @@ def adding(world: World, name: str, seed: int, background: Literal["inversion", 
     generator = torch.Generator().manual_seed(seed)
     known = world.choices[world.classes.index(other)]
     choice = int(known[torch.randint(len(known), (1,), generator=generator)])
-    own = Cutout.ground(drawn(world, world.atlas.index(design), place, generator), f"a {subject}", JudgeGrounder())
+    own = Cutout.from_words(drawn(world, world.atlas.index(design), place, generator), f"a {subject}", JudgeGrounder())
     here, there = (_in_pixels(side, world.size) for side in ((LEFT, RIGHT) if seed % 2 else (RIGHT, LEFT)))
     beside = Cutout(Image.fromarray(world.atlas.cells[choice])).fitted(there)
     scene = Collage(drawn(world, None, place, generator), [beside]).image
     prompt = caption([subject, other] if seed % 2 else [other, subject], place)
-    placed = Placement.of(
+    placed = Placement.from_objects(
         scene, caption([other], place), [Add(own, box=here)], layout_prompt=prompt, background=background
     )
     return Case(name, "added", prompt, placed, seed)

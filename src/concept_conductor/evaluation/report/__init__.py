@@ -1,1 +1,1 @@
-"""report"""
+"""Results for people: tables, plots, pages and user studies."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator
 
+from concept_conductor._deprecated import warn
 from concept_conductor.errors import ConductorError
 from concept_conductor.io.documents import Document, FieldPath, named, read_document
 from concept_conductor.recipes.schema.collage import collage_document, with_collage
@@ -177,12 +177,7 @@ class Recipe(Settings):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Deprecated; call :func:`concept_conductor.recipes.runner.generate` with this recipe."""
-        warnings.warn(
-            "Recipe.run() is deprecated and will go in the next release; call "
-            "concept_conductor.recipes.runner.generate(recipe, ...)",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        warn("Recipe.run()", "concept_conductor.generate(recipe, ...)")
         # the runner stands above the recipe, which is data: found by name until this alias goes
         return importlib.import_module("concept_conductor.recipes.runner").generate(self, *args, **kwargs)
 
