@@ -112,11 +112,11 @@ def sample(
         texts: ``(paths, guidance, layers, tokens, dim)``.
         latents: ``(1, 4, h, w)``.
         masks: ``(concepts, h, w)``, boolean.
-        reference: layout keys at the aligned timesteps.
+        reference: the layout keys of the aligned steps, by their indices.
     """
     count = len(updates)
-    for t in backbone.timesteps(steps):
-        if int(t) in reference:
+    for index, t in enumerate(backbone.timesteps(steps)):
+        if index in reference:
             leaf = latents.clone().requires_grad_()
             loss = torch.zeros(())
             for path in range(count):
@@ -127,7 +127,7 @@ def sample(
                         model(leaf, t, encoder_hidden_states=texts[path, :1, 0])
                     except Stop as stopped:
                         weight = 1.0 if path == 0 else 1.0 / (count - 1)
-                        loss = loss + weight * F.mse_loss(stopped.args[0][0], reference[int(t)])
+                        loss = loss + weight * F.mse_loss(stopped.args[0][0], reference[index])
             latents = latents - step_size * torch.autograd.grad(loss, leaf)[0]
         rows = torch.cat([latents, latents])
         kept: list[list[Tensor]] = []

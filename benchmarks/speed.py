@@ -21,7 +21,7 @@ from concept_conductor.method.inversion import invert
 from concept_conductor.method.multipath import multipath
 from concept_conductor.method.refinement import RefinedMasks
 from concept_conductor.method.sampling import sample
-from concept_conductor.pipeline.inputs import prepare_inputs, resolve_settings
+from concept_conductor.pipeline.inputs import Prompts, prepare_inputs, resolve_settings
 from concept_conductor.settings import Injection
 
 CONCEPTS = 2
@@ -65,19 +65,22 @@ def main() -> None:
     unrefined = settings.model_copy(update={"refinement": None})
     latents = torch.randn(1, 4, side // backbone.vae_factor, side // backbone.vae_factor).to(options.device)
     layout = side_by_side(side, side, CONCEPTS)
-    scene = prepare_inputs(backbone, settings, (side, side), latents, "things on the beach", "", entries, layout)
+    prompts = Prompts("things on the beach")
+    inputs = prepare_inputs(
+        backbone, settings, prompts, size=(side, side), latents=latents, concepts=entries, layout=layout
+    )
     synchronize = torch.cuda.synchronize if options.device == "cuda" else (lambda: None)
 
     # the inversion is not part of the loop: what counts starts when the first step is done
     timesteps = backbone.timesteps(steps)
     alignment, refinement = settings.alignment, settings.refinement
     assert alignment is not None and refinement is not None
-    aligned = [i for i in range(steps) if alignment.covers(i, steps)]
+    aligned = alignment.aligned_steps(steps)
     refined = refinement.refined_steps(steps)
 
     def loop() -> tuple[torch.Tensor, float]:
         """The last latents, and the seconds of all steps but the first."""
-        run = sample(backbone, scene, unrefined)
+        run = sample(backbone, inputs, unrefined)
         next(run)
         synchronize()
         start = time.perf_counter()
@@ -88,7 +91,7 @@ def main() -> None:
     def bare() -> None:
         """The same rows through the untouched U-Net: forward, and where aligned partial forward and backward."""
         paths, unet = CONCEPTS + 1, backbone.unet
-        text = scene.text.texts[:, :, 0].flatten(0, 1)
+        text = inputs.text.texts[:, :, 0].flatten(0, 1)
         layer = unet.get_submodule(backbone.layout_layer).to_k
 
         def stop(_module: object, _inputs: object, output: torch.Tensor) -> None:
@@ -112,10 +115,10 @@ def main() -> None:
         for index in refined:
             masks = masks.refined(attention, index, refinement)
 
-    given = Masks(scene.masks.grid[None].to(options.device))  # type: ignore[attr-defined]
-    with torch.no_grad(), multipath(backbone, scene.updates) as paths:
+    given = Masks(inputs.masks.grid[None].to(options.device))  # type: ignore[attr-defined]
+    with torch.no_grad(), multipath(backbone, inputs.updates) as paths:
         fusion = Fusion(given, settings.injection or Injection(), record=True)
-        paths.predict(latents, timesteps[len(timesteps) // 3], scene.text, slice(0, CONCEPTS + 1), fusion)
+        paths.predict(latents, timesteps[len(timesteps) // 3], inputs.text, slice(0, CONCEPTS + 1), fusion)
         attention = fusion.attention[0]
 
     backbone.unet.requires_grad_(False)
@@ -135,15 +138,15 @@ def main() -> None:
         return
 
     step_size = alignment.step_size
-    assert scene.reference is not None and step_size is not None
+    assert inputs.reference is not None and step_size is not None
     with torch.no_grad(), multipath(backbone, [{}]) as paths:
-        reference = invert(paths, scene.reference, timesteps, timesteps[aligned], settings.inversion)
+        reference = invert(paths, inputs.reference, timesteps, aligned, settings.inversion)
 
     def copies() -> torch.Tensor:
         return copy_and_merge(
             backbone,
-            scene.updates,
-            scene.text.texts,
+            inputs.updates,
+            inputs.text.texts,
             latents,
             given.grid[0],
             reference.keys,

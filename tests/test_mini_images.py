@@ -13,7 +13,7 @@ from PIL import Image
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout, Placement
 from concept_conductor.evaluation.mini.placements import psnr_outside
 from concept_conductor.mini.judge import Finding, Judge
-from concept_conductor.recipes.runner import RecipeRunner
+from concept_conductor.recipes.runner import RecipeRunner, generate
 from concept_conductor.recipes.schema.recipe import Recipe
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -54,7 +54,7 @@ def test_both_concepts_are_there_where_asked_and_not_mixed(
 ) -> None:
     """The example as it is shipped: each mask holds its own concept's design, and no other object is about."""
     monkeypatch.setenv("CONCEPT_CONDUCTOR_CACHE", str(tmp_path))
-    (image,) = Recipe.load(EXAMPLES / f"{name}.yaml").run(mini())
+    (image,) = generate(Recipe.load(EXAMPLES / f"{name}.yaml"), mini())
     findings = Judge.load().find(image.image)
     assert sorted(finding.design for finding in findings) == sorted(DESIGNS[name])
     for number, design in enumerate(DESIGNS[name], start=1):

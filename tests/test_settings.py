@@ -14,7 +14,7 @@ from concept_conductor.settings import step_at
 
 def test_the_papers_windows() -> None:
     alignment = Alignment(end=0.30)
-    assert [i for i in range(200) if alignment.covers(i, 200)] == list(range(61))
+    assert sorted(alignment.aligned_steps(200)) == list(range(61))
     refinement = Refinement(start=0.25, end=0.40, every=5)
     assert sorted(refinement.refined_steps(200)) == [50, 55, 60, 65, 70, 75, 80]
     assert sorted(refinement.refined_steps(50)) == [13, 14, 15, 16, 18, 19, 20]  # 12.5 -> 13, 13.75 -> 14, ...

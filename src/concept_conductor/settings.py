@@ -67,10 +67,10 @@ class Alignment(Settings):
     foreground_only: bool = False
     gradient_checkpointing: bool = False
 
-    def covers(self, index: int, steps: int) -> bool:
-        """Whether step ``index`` of ``steps`` is aligned; all fields must be filled."""
+    def aligned_steps(self, steps: int) -> frozenset[int]:
+        """The aligned steps of a run of ``steps`` steps; all fields must be filled."""
         assert self.end is not None
-        return index <= step_at(self.end, steps)
+        return frozenset(range(min(steps, step_at(self.end, steps) + 1)))
 
 
 class Injection(Settings):
@@ -194,3 +194,13 @@ class SamplingSettings(Settings):
     refinement: Refinement | None = Refinement()
     inversion: Inversion = Inversion()
     paths_per_forward: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def aligned_steps(self) -> frozenset[int]:
+        """The indices of the steps that are aligned."""
+        return frozenset() if self.alignment is None else self.alignment.aligned_steps(self.steps)
+
+    @property
+    def refined_steps(self) -> frozenset[int]:
+        """The indices of the steps after which masks are refined."""
+        return frozenset() if self.refinement is None else self.refinement.refined_steps(self.steps)

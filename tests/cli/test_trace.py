@@ -9,6 +9,7 @@ import torch
 
 from concept_conductor import ConceptConductorPipeline
 from concept_conductor.recipes import runner
+from concept_conductor.recipes.runner import generate
 from concept_conductor.recipes.schema.recipe import Recipe
 
 
@@ -19,7 +20,7 @@ def test_a_folder_for_each_of_several_seeds(conductor, recipe: Path, quick, seed
 
 
 def test_a_recipe_run_in_python_has_one_too(recipe: Path, quick) -> None:
-    list(Recipe.load(recipe).run(trace="inside"))
+    list(generate(Recipe.load(recipe), trace="inside"))
     assert [call["trace"] for call in quick.calls] == [Path("inside/seed-0000"), Path("inside/seed-0001")]
 
 

@@ -66,7 +66,7 @@ def test_what_is_not_there(words: list[str], sentence: str) -> None:
 
 @pytest.mark.parametrize("classes", [("dog", "robot"), ("mug", "mug")])
 def test_the_judge_finds_what_was_drawn(classes: tuple[str, str]) -> None:
-    drawn = arrange(CPU.world(), classes, "grass", seed=3).layout
+    drawn = arrange(CPU.world(), classes, "grass", seed=3)
     layout = Layout.from_words(drawn.image, drawn.prompt, [f"a {name}" for name in classes], JudgeGrounder())
     assert layout.kind == "masks"
     for exact, mask in zip(drawn.masks or (), layout.masks or (), strict=True):
@@ -99,7 +99,7 @@ def test_boxes_without_their_objects(
 
 
 def test_the_judge_says_what_it_sees_instead_and_keeps_to_its_threshold() -> None:
-    drawn = arrange(CPU.world(), ("dog", "robot"), "grass", seed=3).layout
+    drawn = arrange(CPU.world(), ("dog", "robot"), "grass", seed=3)
     with pytest.raises(ConductorError, match=r"'a mug' is not found .*the judge sees a dog \(0.\d\d\) and a robot"):
         masks_of_words(drawn.image, ["a mug"], JudgeGrounder())
     with pytest.raises(ConductorError, match="'a dog' is not found .*; its threshold is 1;.*'threshold' in a recipe"):

@@ -21,8 +21,8 @@ def world() -> World:
     return CPU.world(None)
 
 
-def image(image: torch.Tensor) -> Image.Image:
-    return Image.fromarray(((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+def as_image(pixels: torch.Tensor) -> Image.Image:
+    return Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
 def test_marks_on_fresh_renderings(judge, world):
@@ -57,7 +57,7 @@ def test_two_of_one_design_are_two_findings(judge, world):
     twins = torch.tensor([[world.atlas.index("dog/noto")] * 2, [world.atlas.index("mug/emojione")] * 2])
     scenes = world.draw(twins, torch.tensor([0, 2]), torch.Generator().manual_seed(0))
     for image, name, masks in zip(scenes.images, ("dog/noto", "mug/emojione"), scenes.masks):
-        findings = judge.find(image(image))
+        findings = judge.find(as_image(image))
         assert [finding.design for finding in findings] == [name, name]
         assert all(finding.class_name == name.split("/")[0] and 0.5 <= finding.score <= 1 for finding in findings)
         for finding, mask in zip(findings, masks.numpy()):
@@ -71,7 +71,7 @@ def test_any_image_size(judge, world):
     scene = world.draw(
         torch.tensor([[world.atlas.index("robot/noto")]]), torch.tensor([1]), torch.Generator().manual_seed(0)
     )
-    large = image(scene.images[0]).resize((200, 200))
+    large = as_image(scene.images[0]).resize((200, 200))
     assert [finding.design for finding in judge.find(large)] == ["robot/noto"]
 
 

@@ -46,8 +46,8 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_objects_are_found_by_words_and_by_points(scene: Arrangement, judge: JudgeGrounder) -> None:
-    image = scene.layout.image
-    dog, robot = (np.asarray(mask) for mask in scene.layout.masks or ())
+    image = scene.image
+    dog, robot = (np.asarray(mask) for mask in scene.masks)
     rows, columns = np.nonzero(dog)
     middle = (float(columns.mean()), float(rows.mean()))
     placed = Placement.from_objects(image, PROMPT, [Replace(words="a robot"), Replace(point=middle)], judge)
@@ -62,7 +62,7 @@ def test_what_was_drawn_is_what_may_change(scene: Arrangement) -> None:
     drawn = np.zeros((64, 64), dtype=bool)
     drawn[5:20, 40:50] = True
     objects = [Replace(mask=drawn), Replace(box=(2, 30, 20, 50.5))]
-    placed = Placement.from_objects(scene.layout.image, PROMPT, objects, margin=0.3)
+    placed = Placement.from_objects(scene.image, PROMPT, objects, margin=0.3)
     boxed = np.zeros_like(drawn)
     boxed[30:51, 2:20] = True
     assert (area(placed) == drawn | boxed).all()
@@ -73,7 +73,7 @@ def test_what_was_drawn_is_what_may_change(scene: Arrangement) -> None:
 
 @pytest.mark.parametrize("margin", [0.0, 0.1])
 def test_an_added_object_is_pasted_into_the_layout_alone(scene: Arrangement, margin: float) -> None:
-    image = scene.layout.image
+    image = scene.image
     placed = Placement.from_objects(
         image, PROMPT, [Add(block(), box=(20, 2, 36, 18))], layout_prompt=f"a ball, {PROMPT}", margin=margin
     )
@@ -91,7 +91,7 @@ def test_an_added_object_is_pasted_into_the_layout_alone(scene: Arrangement, mar
 
 def test_a_cutout_stands_where_it_is_put(scene: Arrangement) -> None:
     def bounds(one: Add) -> tuple[int, ...]:
-        placed = Placement.from_objects(scene.layout.image, PROMPT, [one], layout_prompt=PROMPT)
+        placed = Placement.from_objects(scene.image, PROMPT, [one], layout_prompt=PROMPT)
         rows, columns = np.nonzero(np.asarray((placed.layout.masks or ())[0]))
         return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
@@ -103,10 +103,10 @@ def test_a_cutout_stands_where_it_is_put(scene: Arrangement) -> None:
 
 def test_replaced_and_added_in_the_concepts_order(scene: Arrangement, judge: JudgeGrounder) -> None:
     """The cut-out covers a part of the robot: that part is the cut-out's own."""
-    (robot,) = judge.find(scene.layout.image, ["a robot"])[0]
+    (robot,) = judge.find(scene.image, ["a robot"])[0]
     left, top = robot.box[:2]
     objects = [Add(block(), point=(left + 2, top + 2), size=10), Replace(words="a robot"), Replace(words="a dog")]
-    placed = Placement.from_objects(scene.layout.image, PROMPT, objects, judge, layout_prompt=PROMPT)
+    placed = Placement.from_objects(scene.image, PROMPT, objects, judge, layout_prompt=PROMPT)
     added, robots, dogs = (np.asarray(mask) for mask in placed.layout.masks or ())
     assert (robot.mask & added).any() and not (robots & added).any() and not (dogs & added).any()
     assert np.array_equal(robots, robot.mask & ~added)
@@ -169,7 +169,7 @@ def test_what_cannot_be_placed(
     scene: Arrangement, judge: JudgeGrounder, objects: list[Replace | Add], said: str
 ) -> None:
     with pytest.raises(ConductorError, match=said):
-        Placement.from_objects(scene.layout.image, PROMPT, objects, judge, layout_prompt=PROMPT)
+        Placement.from_objects(scene.image, PROMPT, objects, judge, layout_prompt=PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_what_cannot_be_meant(make: Callable[[], object], said: str) -> None:
 def test_fewer_objects_than_concepts(
     tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any], scene: Arrangement
 ) -> None:
-    placement, layout = Placement.from_objects(scene.layout.image, PROMPT, [Replace(box=(1, 1, 30, 30))])
+    placement, layout = Placement.from_objects(scene.image, PROMPT, [Replace(box=(1, 1, 30, 30))])
     with pytest.raises(ConductorError, match="the layout has 1 masks for 2 concepts"):
         tiny_pipe(**{**tiny_call, "layout": layout}, placement=placement)
     assert replace(placement, background="noise").mask is placement.mask

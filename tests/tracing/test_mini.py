@@ -15,7 +15,7 @@ from concept_conductor.io.tensors import to_uint8
 from concept_conductor.method.refinement import iou
 from concept_conductor.method.sampling import sample
 from concept_conductor.mini.judge import Judge
-from concept_conductor.pipeline.inputs import initial_latents, prepare_inputs, resolve_settings
+from concept_conductor.pipeline.inputs import Prompts, initial_latents, prepare_inputs, resolve_settings
 from concept_conductor.tracing.traced_paths import traced_paths_of
 from concept_conductor.tracing.views import Viewer
 
@@ -36,9 +36,9 @@ def test_heat_and_clusters_lie_on_the_objects() -> None:
     for first, second, place in SCENES:
         prompt = f"a {first} and a {second} on the {place}"
         noise = initial_latents(backbone, (64, 64), 1, torch.Generator().manual_seed(0), None)
-        scene = prepare_inputs(backbone, settings, (64, 64), noise, prompt, "", [], None)
+        inputs = prepare_inputs(backbone, settings, Prompts(prompt), size=(64, 64), latents=noise)
         viewer = Viewer(backbone, *traced_paths_of(Trace("nowhere"), backbone, prompt, [], None), clusters=5)
-        with closing(sample(backbone, scene, settings, observed={LOOKED_AT})) as running:
+        with closing(sample(backbone, inputs, settings, traced={LOOKED_AT})) as running:
             steps = list(running)
         (view,) = viewer.view(steps[LOOKED_AT]).paths
         found = judge.find(Image.fromarray(to_uint8(backbone.decode_latents(steps[-1].latents))[0]))

@@ -18,7 +18,7 @@ from concept_conductor import Alignment, ConceptConductorPipeline, ConductorErro
 from concept_conductor.denoiser import attention
 from concept_conductor.method import sampling
 from concept_conductor.method.sampling import Step, sample
-from concept_conductor.pipeline.inputs import initial_latents, prepare_inputs, resolve_settings
+from concept_conductor.pipeline.inputs import Prompts, initial_latents, prepare_inputs, resolve_settings
 from concept_conductor.settings import Inversion
 from tests.conftest import TINY_XL, tiny_image
 
@@ -80,8 +80,8 @@ def test_nothing_is_recorded_when_off(
     def never(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(sampling, "Recording", never)
-    monkeypatch.setattr(sampling, "observe", never)
+    monkeypatch.setattr(sampling, "AttentionRecord", never)
+    monkeypatch.setattr(sampling, "Snapshot", never)
     tiny_pipe(**call)
 
 
@@ -94,34 +94,36 @@ def steps(tiny_pipe: ConceptConductorPipeline, call: dict[str, Any]) -> Iterator
         refinement=Refinement(start=0.6, end=0.6), inversion=call["inversion"], paths_per_forward=2,
     )  # fmt: skip
     noise = initial_latents(backbone, (128, 128), 2, seeded(), None)
-    scene = prepare_inputs(backbone, settings, (128, 128), noise, call["prompt"], "", call["concepts"], call["layout"])
-    with closing(sample(backbone, scene, settings, observed={1, 3})) as running:
+    inputs = prepare_inputs(
+        backbone, settings, Prompts(call["prompt"]), size=(128, 128), latents=noise, concepts=call["concepts"],
+        layout=call["layout"],
+    )  # fmt: skip
+    with closing(sample(backbone, inputs, settings, traced={1, 3})) as running:
         yield list(running)
 
 
 def test_steps_carry_what_was_asked_for(tiny_pipe: ConceptConductorPipeline, steps: list[Step]) -> None:
-    assert [step.observation is not None for step in steps] == [False, True, False, True, False]
-    assert [step.refined is not None for step in steps] == [False, False, False, True, False]
+    assert [step.snapshot is not None for step in steps] == [False, True, False, True, False]
+    assert [step.refined for step in steps] == [False, False, False, True, False]
     for step in (steps[1], steps[3]):
-        for seen, paths, images in ((step.observation, 3, 2), (step.reference, 1, 1)):
+        assert step.snapshot is not None
+        for seen, paths, images in ((step.snapshot, 3, 2), (step.snapshot.reference, 1, 1)):
             assert seen is not None
             assert seen.clean.shape == (paths, images, 4, 16, 16)
             assert seen.self_attention.shape == (paths, images, 64, 64)
             assert seen.cross_attention.shape == (paths, images, 64, 77)
             assert torch.allclose(seen.self_attention.sum(-1), torch.ones(()))
             assert torch.allclose(seen.cross_attention.sum(-1), torch.ones(()))
-    refined = steps[3].refined
-    assert refined is not None and refined.own is not None and refined.base is not None
-    assert torch.equal(refined.fused.grid, steps[3].masks)
+    assert steps[3].masks.own is not None and steps[3].masks.base is not None
 
 
 def test_the_clean_image_is_the_schedulers(tiny_pipe: ConceptConductorPipeline, steps: list[Step]) -> None:
     """DDIM without noise: the next latents follow from x0 and the latents before, which x0 was predicted from."""
     step = steps[3]
-    assert step.observation is not None
+    assert step.snapshot is not None
     alphas = tiny_pipe.scheduler.alphas_cumprod
     now, later = alphas[step.timestep], alphas[steps[4].timestep]
-    clean = step.observation.clean[0]
+    clean = step.snapshot.clean[0]
     # z' = sqrt(a') x0 + sqrt(1 - a') eps and z = sqrt(a) x0 + sqrt(1 - a) eps, z being the latents of the step before
     noise = (step.latents - later.sqrt() * clean) / (1 - later).sqrt()
     before = now.sqrt() * clean + (1 - now).sqrt() * noise

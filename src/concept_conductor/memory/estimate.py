@@ -94,9 +94,9 @@ class DryRun:
         self.tokens = int(backbone.text_encoders[0].model.config.max_position_embeddings)
         self.latents = (images, int(backbone.unet.config.in_channels), size[1] // factor, size[0] // factor)
         # each depends on few settings, so that most of a further estimate is known already
-        self._texts, self._reference = cache(self._rehearse_texts), cache(self._rehearse_reference)
-        self._alignment, self._injection = cache(self._rehearse_alignment), cache(self._rehearse_injection)
-        self._image = cache(self._rehearse_image)
+        self._texts, self._reference = cache(self._measure_texts), cache(self._measure_reference)
+        self._alignment, self._injection = cache(self._measure_alignment), cache(self._measure_injection)
+        self._image = cache(self._measure_image)
 
     def estimate(self, thrift: MemoryOptions) -> Estimate:
         """What the run needs with these settings."""
@@ -120,17 +120,17 @@ class DryRun:
         phases[IMAGE] = present("VAE") + self._image(thrift.vae_tiling)
         return Estimate(weights, phases)
 
-    def _rehearse_texts(self) -> int:
+    def _measure_texts(self) -> int:
         rows = self.backbone.text_layers if len(self.updates) > 1 else 1
         ids = torch.zeros(rows, self.tokens, dtype=torch.long, device=self.backbone.device)
         with torch.no_grad():
             return peak_of(lambda: [text_encoder(ids) for text_encoder in self.backbone.text_encoders])
 
-    def _rehearse_reference(self, tiling: bool) -> int:
+    def _measure_reference(self, tiling: bool) -> int:
         pixels = torch.empty(self._tile(self.pixels, tiling, TILE), device=self.backbone.device)
         return peak_of(lambda: self.backbone.encode_image(pixels)) + self._whole(tiling)
 
-    def _rehearse_image(self, tiling: bool) -> int:
+    def _measure_image(self, tiling: bool) -> int:
         tile = TILE // self.backbone.vae_factor
         latents = self._tensor(*self._tile((1, *self.latents[1:]), tiling, tile))  # images are decoded one by one
         return peak_of(lambda: self.backbone.decode_latents(latents)) + self._whole(tiling)
@@ -143,7 +143,7 @@ class DryRun:
         """The bytes of the image that tiles are put together to: as tiles, rows and whole."""
         return 3 * math.prod(self.pixels) * torch.float32.itemsize if tiling else 0
 
-    def _rehearse_alignment(self, paths_per_forward: int | None, checkpointing: bool) -> int:
+    def _measure_alignment(self, paths_per_forward: int | None, checkpointing: bool) -> int:
         assert self.settings.alignment is not None
         settings = self.settings.alignment.model_copy(update={"gradient_checkpointing": checkpointing})
 
@@ -151,20 +151,18 @@ class DryRun:
             text, latents = self._text(), self._tensor(*self.latents)
             with multipath(self.backbone, self.updates, paths_per_forward) as paths:
                 keys = self._layout_keys(paths, text)
-                align(paths, latents, NOW, keys[0], text, settings)
+                align(paths, latents, NOW, keys[0], text, settings, self._masks(len(latents)))
 
         return peak_of(run)
 
-    def _rehearse_injection(self, paths_per_forward: int | None) -> int:
-        settings, concepts, device = self.settings, len(self.updates) - 1, self.backbone.device
+    def _measure_injection(self, paths_per_forward: int | None) -> int:
+        refine = self.settings.refinement is not None and len(self.updates) > 1
 
         def run() -> None:
             text, latents = self._text(), self._tensor(*self.latents)
-            grid = torch.zeros(len(latents), concepts, *self.latents[-2:], dtype=torch.bool, device=device)
-            record = settings.refinement is not None and concepts > 0
             with torch.no_grad(), multipath(self.backbone, self.updates, paths_per_forward) as paths:
                 keys = self._layout_keys(paths, text)
-                inject(paths, latents, NOW, Masks(grid), text, settings.guidance_scale, settings.injection, record)
+                inject(paths, latents, NOW, self._masks(len(latents)), text, self.settings, refine=refine)
                 del keys  # they are there for the whole run
 
         return peak_of(run)
@@ -176,6 +174,11 @@ class DryRun:
         one = paths.layout_keys(latents, NOW, text, slice(0, 1))[0, 0]
         end = None if alignment is None else alignment.end
         return one.new_empty(0 if end is None else step_at(end, self.settings.steps) + 1, *one.shape)
+
+    def _masks(self, images: int) -> Masks:
+        """Empty masks of all concepts."""
+        shape = (images, len(self.updates) - 1, *self.latents[-2:])
+        return Masks(torch.zeros(shape, dtype=torch.bool, device=self.backbone.device))
 
     def _text(self) -> Conditioning:
         """Conditioning of all paths."""

@@ -1,4 +1,4 @@
-"""Layout alignment, Eq. 1 and 2: nudge the latents until every path sees the reference's layout."""
+"""Layout alignment, Eq. 1 and 2: a gradient step on the latents towards the reference's layout."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from concept_conductor.backbones.conditioning import Conditioning
+from concept_conductor.denoiser.masks import Masks
 from concept_conductor.method.multipath import Multipath
 from concept_conductor.settings import Alignment
 
@@ -17,9 +18,9 @@ def align(
     reference: Tensor,
     text: Conditioning,
     settings: Alignment,
-    foreground: Tensor | None = None,
+    masks: Masks,
 ) -> tuple[Tensor, Tensor]:
-    """One gradient step on the latents towards the layout of the reference.
+    """Take one gradient step pulling every path's layout keys towards the reference's.
 
     ``loss = sum over images of MSE(k_0, k_ref) + α mean_i MSE(k_i, k_ref)``, means over tokens and channels;
     ``z <- z - λ ∇ loss``. The loss is a sum over paths, so chunks of paths add up their gradients.
@@ -31,7 +32,7 @@ def align(
         reference: the layout reference's keys at this timestep, ``(tokens, channels)``.
         text: conditioning of all paths.
         settings: filled.
-        foreground: ``(images, tokens)``, boolean: the tokens that the loss is the mean over; None for all.
+        masks: the concepts', over whose tokens the loss is the mean where the settings say ``foreground_only``.
 
     Returns:
         The new latents, and the loss of every path ``(paths,)`` before the step, unweighted, summed over images.
@@ -47,7 +48,8 @@ def align(
             # (paths, images, tokens, channels)
             keys = paths.layout_keys(leaf, t, text, chunk, settings.gradient_checkpointing)
             squares = (keys.float() - reference.float()).square()
-            if foreground is not None:
+            if settings.foreground_only:
+                foreground = masks.tokens(len(reference)).any(1)  # (images, tokens)
                 share = foreground.sum(-1).clamp(min=1) / foreground.shape[-1]
                 squares = squares * (foreground / share[:, None])[..., None]
             squares = squares.sum((1, 2, 3))
@@ -60,7 +62,7 @@ def align(
 
 
 def path_weights(count: int, concept_weight: float) -> Tensor:
-    """Each path's weight in the loss: 1 for the base path, α/N for each of N concepts."""
+    """Return each path's weight in the loss: 1 for the base path, α/N for each of N concepts."""
     weights = torch.full((count,), concept_weight / max(1, count - 1))
     weights[0] = 1.0
     return weights

@@ -17,7 +17,7 @@ from concept_conductor.method.box_masks import FractionBox, masks_in_boxes
 from concept_conductor.method.inversion import BASE_PATH, Inverted
 from concept_conductor.method.kmeans import kmeans
 from concept_conductor.method.multipath import Multipath
-from concept_conductor.settings import Injection, Refinement
+from concept_conductor.settings import Injection, Refinement, step_at
 
 CLUSTERS = 6
 """Regions of the reference among which points choose."""
@@ -26,7 +26,7 @@ CLUSTERS = 6
 class MaskSource(Protocol):
     """Gives the masks a run starts with."""
 
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks: ...
+    def initial(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks: ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class GivenMasks:
 
     grid: Tensor
 
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
+    def initial(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
         return Masks(self.grid.to(paths.backbone.device).expand(images, -1, -1, -1))
 
 
@@ -55,13 +55,13 @@ class MasksOfRegions(ABC):
 
     clusterings: ClassVar[tuple[int, ...]] = (CLUSTERS,)
 
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
+    def initial(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
         assert reference is not None and self.refinement.end is not None
-        t = timesteps[min(len(timesteps) - 1, int(self.refinement.end * len(timesteps) + 0.5))]
+        index = min(len(timesteps) - 1, step_at(self.refinement.end, len(timesteps)))
         nothing = Masks(torch.zeros(1, 0, *self.latent_size, dtype=torch.bool, device=timesteps.device))
         fusion = Fusion(nothing, Injection(self_attention=False, cross_attention=False), record=True)
-        assert reference.text is not None
-        paths.predict(reference.latents[int(t)], t, reference.text.conditional, BASE_PATH, fusion)
+        text = reference.source.text.conditional
+        paths.predict(reference.latents[index], timesteps[index], text, BASE_PATH, fusion)
         attention = fusion.attention[0][0]  # (1, tokens, tokens)
         seeds = torch.tensor([self.refinement.seed])
         ks = [k for k in self.clusterings if k <= attention.shape[-1]]

@@ -1,32 +1,26 @@
-"""DDIM inversion of the layout reference, its layout features, and their cache on disk."""
+"""DDIM inversion of the layout reference, and its layout features."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.conditioning import Conditioning
+from concept_conductor.denoiser.layers import unwrap_compiled
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.files import atomic_write, content_hash, default_cache_folder
+from concept_conductor.method.inversion_cache import EntryForm, InversionCache
 from concept_conductor.method.multipath import Multipath
 from concept_conductor.settings import Inversion
-
-logger = logging.getLogger(__name__)
 
 #: Called with the number of inversion steps done and to do.
 Progress = Callable[[int, int], None]
 
 BASE_PATH = slice(0, 1)
-CACHE_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -55,14 +49,14 @@ class Inverted:
     """An inverted image.
 
     Attributes:
-        latents: timestep -> ``(1, 4, h, w)``.
-        keys: timestep -> layout feature ``(tokens, channels)``, for the timesteps that alignment needs.
-        text: the conditioning it was inverted with.
+        source: the image.
+        latents: step's index -> the image's latents at that step's timestep, ``(1, 4, h, w)``.
+        keys: step's index -> layout feature ``(tokens, channels)``, of the steps that alignment needs.
     """
 
-    latents: dict[int, Tensor]
-    keys: dict[int, Tensor]
-    text: Conditioning
+    source: InversionSource
+    latents: Mapping[int, Tensor]
+    keys: Mapping[int, Tensor]
 
 
 def invert(
@@ -73,7 +67,7 @@ def invert(
     settings: Inversion,
     progress: Progress | None = None,
 ) -> Inverted:
-    """Latents of ``source`` at all timesteps of a run, and its layout features at the aligned ones.
+    """Compute an image's latents at all timesteps of a run, and its layout features at the aligned ones.
 
     Conditional only, base path, source prompt. Everything depends on model, image, prompt, size and schedule
     alone, so it is kept on disk; a damaged cache entry is said and computed anew.
@@ -81,63 +75,73 @@ def invert(
     Args:
         paths: the U-Net with all paths inside; only the base path runs.
         source: the image.
-        timesteps: all timesteps of the run.
-        aligned: the timesteps at which alignment needs features.
+        timesteps: all timesteps of the run, most noisy first.
+        aligned: the indices of the steps at which alignment needs features.
         settings: number of steps, and where to cache.
         progress: told how far the inversion is.
 
     Raises:
         ConductorError: ``settings.steps`` does not visit every timestep.
     """
-    backbone = paths.backbone
-    needed, aligned = [int(t) for t in timesteps], [int(t) for t in aligned]
+    backbone, needed, aligned = paths.backbone, [int(t) for t in timesteps], sorted(aligned)
     check_visits(backbone, settings.steps, needed)
-    cache = Cache.open(settings.cache, backbone, source, needed, aligned, settings.steps)
-    if cache is not None and (cached := cache.read(source.text, backbone.device, backbone.dtype)) is not None:
-        return cached
+    cache = None
+    if settings.cache is not False and source.model is not None:
+        # by timestep, not by index: what is kept does not depend on how a run counts its steps
+        content = repr((tuple(source.pixels.shape), needed, [needed[index] for index in aligned], settings.steps))
+        key = (source.model, backbone.layout_layer, str(backbone.dtype), source.prompt, content)
+        cache = InversionCache.open(settings.cache, key, source.pixels, entry_form(paths, source, needed, aligned))
+        if (cached := cache.read(backbone.device, backbone.dtype)) is not None:
+            return Inverted(source, *cached)
     latents = inverted_latents(paths, source, needed, settings.steps, progress)
-    inverted = Inverted(latents, layout_features(paths, source.text, latents, aligned), source.text)
+    keys = layout_features(paths, source.text, latents, timesteps, aligned)
     if cache is not None:
-        cache.write(inverted)
-    return inverted
+        cache.write(latents, keys)
+    return Inverted(source, latents, keys)
+
+
+def entry_form(paths: Multipath, source: InversionSource, needed: Sequence[int], aligned: Sequence[int]) -> EntryForm:
+    """Return what an inversion kept on disk must look like."""
+    backbone = paths.backbone
+    unet: Any = unwrap_compiled(backbone.unet)
+    size = [side // backbone.vae_factor for side in source.pixels.shape[-2:]]
+    channels = int(unet.get_submodule(backbone.layout_layer).inner_kv_dim)
+    return EntryForm(len(needed), aligned, (1, int(unet.config.in_channels), *size), channels, backbone.dtype)
 
 
 def inverted_latents(
     paths: Multipath, source: InversionSource, needed: list[int], steps: int, progress: Progress | None
 ) -> dict[int, Tensor]:
-    """Run DDIM backwards from the image and keep the latents of the ``needed`` timesteps."""
+    """Run DDIM backwards from the image; return its latents at the ``needed`` timesteps by their indices."""
     backbone, scheduler = paths.backbone, paths.backbone.inverse_scheduler
     scheduler.set_timesteps(steps, device=backbone.device)
     visited = [t for t in scheduler.timesteps if int(t) <= max(needed)]
-    latents = backbone.encode_image(source.pixels)
-    text = source.text.conditional
-    kept = {}
+    latents, text = backbone.encode_image(source.pixels), source.text.conditional
+    indices, kept = {t: index for index, t in enumerate(needed)}, {}
     for done, t in enumerate(visited, start=1):
         prediction = paths.predict(latents, t, text, BASE_PATH, fusion=None)[0, 0]
-        noise = backbone.to_epsilon(latents, prediction, t)
-        latents = scheduler.step(noise, t, latents).prev_sample
-        if int(t) in needed:
-            kept[int(t)] = latents
+        latents = scheduler.step(backbone.to_epsilon(latents, prediction, t), t, latents).prev_sample
+        if int(t) in indices:
+            kept[indices[int(t)]] = latents
         if progress is not None:
             progress(done, len(visited))
     return kept
 
 
 def layout_features(
-    paths: Multipath, text: Conditioning, latents: dict[int, Tensor], aligned: list[int]
+    paths: Multipath, text: Conditioning, latents: Mapping[int, Tensor], timesteps: Tensor, aligned: list[int]
 ) -> dict[int, Tensor]:
-    """The base path's layout keys of each aligned timestep, in forwards no wider than those of an aligned step."""
+    """Compute the base path's layout keys of each aligned step, in forwards no wider than those of such a step."""
     keys: dict[int, Tensor] = {}
     for start in range(0, len(aligned), paths.paths_per_forward):
         some = aligned[start : start + paths.paths_per_forward]
-        t = torch.tensor(some, device=paths.backbone.device)
-        batch = paths.layout_keys(torch.cat([latents[step] for step in some]), t, text, BASE_PATH)[0]
+        batch = paths.layout_keys(torch.cat([latents[index] for index in some]), timesteps[some], text, BASE_PATH)[0]
         keys.update(zip(some, batch, strict=True))
     return keys
 
 
 def visited_timesteps(backbone: Backbone, steps: int) -> list[int]:
-    """The timesteps that an inversion of ``steps`` steps visits."""
+    """Return the timesteps that an inversion of ``steps`` steps visits."""
     config = backbone.scheduler.config
     ratio = config.num_train_timesteps // steps
     return [k * ratio + config.steps_offset for k in range(steps)]
@@ -159,65 +163,3 @@ def check_visits(backbone: Backbone, steps: int, needed: list[int]) -> None:
         f"Inversion(steps={steps}) does not visit every timestep that {len(needed)} sampling steps need; "
         f"values that do: {listed or 'none, choose another number of sampling steps'}"
     )
-
-
-@dataclass(frozen=True)
-class Cache:
-    """One entry of the inversion cache: a safetensors file named by all that the content depends on."""
-
-    file: Path
-
-    @classmethod
-    def open(
-        cls,
-        where: bool | Path,
-        backbone: Backbone,
-        source: InversionSource,
-        needed: list[int],
-        aligned: list[int],
-        steps: int,
-    ) -> Cache | None:
-        """The entry for this inversion, or None where caching is off."""
-        if where is False or source.model is None:
-            return None
-        folder = default_cache_folder() if where is True else Path(where)
-        digest = sha256()
-        for part in (
-            CACHE_VERSION,
-            source.model,
-            backbone.layout_layer,
-            str(backbone.dtype),
-            source.prompt,
-            repr((tuple(source.pixels.shape), needed, aligned, steps)),
-        ):
-            digest.update(part.encode() + b"\0")
-        digest.update(source.pixels.float().cpu().contiguous().numpy().tobytes())
-        return cls(folder / f"{digest.hexdigest()}.safetensors")
-
-    def read(self, text: Conditioning, device: torch.device, dtype: torch.dtype) -> Inverted | None:
-        """The cached inversion; None where there is none or where it is damaged (then it is removed)."""
-        if not self.file.is_file():
-            return None
-        try:
-            with safe_open(self.file, "pt") as entry:
-                tensors = {name: entry.get_tensor(name) for name in entry.keys()}  # noqa: SIM118 - not a dict
-                if (entry.metadata() or {}).get("sha256") != content_hash(tensors):
-                    raise ValueError("its content does not have the hash it names")
-        except (SafetensorError, ValueError, OSError) as error:
-            logger.warning("the inversion cache entry %s is damaged (%s); it is computed anew", self.file, error)
-            return None
-        parts: dict[str, dict[int, Tensor]] = {"latents": {}, "keys": {}}
-        for name, tensor in tensors.items():
-            kind, t = name.split(".")
-            parts[kind][int(t)] = tensor.to(device, dtype)
-        return Inverted(**parts, text=text)
-
-    def write(self, inverted: Inverted) -> None:
-        """Keep an inversion; the file appears whole or not at all, and a full disk does not end the run."""
-        tensors = {f"latents.{t}": z.cpu().contiguous() for t, z in inverted.latents.items()}
-        tensors |= {f"keys.{t}": k.cpu().contiguous() for t, k in inverted.keys.items()}
-        try:
-            with atomic_write(self.file) as entry:
-                entry.write(save(tensors, metadata={"sha256": content_hash(tensors)}))
-        except (OSError, ConductorError) as error:
-            logger.warning("the inversion could not be cached in %s (%s)", self.file.parent, error)

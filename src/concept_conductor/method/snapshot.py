@@ -1,8 +1,8 @@
-"""What the paths compute inside one step, for those who want to look; see the package ``tracing``."""
+"""What the paths compute inside one step, for a look inside; see the package ``tracing``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from concept_conductor.denoiser.paths import AttentionRecord
 from concept_conductor.method.injection import guided
 from concept_conductor.method.inversion import BASE_PATH, Inverted
 from concept_conductor.method.multipath import Multipath
+from concept_conductor.settings import SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -24,35 +25,50 @@ class Snapshot:
         clean: the clean latents that every path predicts (x0), with guidance, ``(paths, images, 4, h, w)`` in fp32.
         self_attention: the mask layer's probabilities, mean over heads, ``(paths, images, tokens, tokens)``.
         cross_attention: the word layer's, alike, ``(paths, images, tokens, text tokens)``.
+        reference: the same of the layout reference at this timestep, one path and one image, where there is one.
     """
 
     clean: Tensor
     self_attention: Tensor
     cross_attention: Tensor
+    reference: Snapshot | None = None
 
     @classmethod
-    def of(
-        cls, recording: AttentionRecord, backbone: Backbone, latents: Tensor, t: Tensor, guidance_scale: float
+    def take(
+        cls,
+        paths: Multipath,
+        record: AttentionRecord,
+        latents: Tensor,
+        t: Tensor,
+        settings: SamplingSettings,
+        reference: Inverted | None,
+        index: int,
     ) -> Snapshot:
-        """What ``recording`` holds, in the paths' order.
+        """Put together what ``record`` holds; the reference costs one more forward of the base path.
 
         Args:
-            recording: of all chunks of one step.
-            backbone: the model.
+            paths: the U-Net with all paths inside.
+            record: of all chunks of this step.
             latents: what the paths started from, ``(images, 4, h, w)``.
             t: the timestep.
-            guidance_scale: classifier-free guidance.
+            settings: filled.
+            reference: the layout reference.
+            index: the step's.
         """
+        snapshot = cls._of(record, paths.backbone, latents, t, settings.guidance_scale)
+        if reference is None:
+            return snapshot
+        own, latents = AttentionRecord(), reference.latents[index]
+        paths.predict(latents, t, reference.source.text.conditional, BASE_PATH, None, own)
+        return replace(snapshot, reference=cls._of(own, paths.backbone, latents, t, guidance_scale=1.0))
+
+    @classmethod
+    def _of(
+        cls, record: AttentionRecord, backbone: Backbone, latents: Tensor, t: Tensor, guidance_scale: float
+    ) -> Snapshot:
         predictions, self_attention, cross_attention = (
             torch.cat(chunks[::-1])  # concept paths ran first
-            for chunks in (recording.predictions, recording.self_attention, recording.cross_attention)
+            for chunks in (record.predictions, record.self_attention, record.cross_attention)
         )
         noise = guided(predictions.transpose(0, 1), guidance_scale)  # (paths, images, 4, h, w)
         return cls(backbone.pred_original_sample(latents, noise, t), self_attention, cross_attention)
-
-
-def snapshot_reference(paths: Multipath, reference: Inverted, t: Tensor) -> Snapshot:
-    """A look at the layout reference at timestep ``t``: one more forward of the base path, one image, no guidance."""
-    latents, recording = reference.latents[int(t)], AttentionRecord()
-    paths.predict(latents, t, reference.text.conditional, BASE_PATH, None, recording)
-    return Snapshot.of(recording, paths.backbone, latents, t, guidance_scale=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from concept_conductor.denoiser.masks import to_latent_grid
 from concept_conductor.errors import ConductorError
 from concept_conductor.io.tensors import image_pixels, mask_pixels
 from concept_conductor.layouts.layout import Layout
-from concept_conductor.method.background import Background, InvertedBackground, NoisedBackground
+from concept_conductor.method.background import Background, InvertedBackground, NoBackground, NoisedBackground
 from concept_conductor.method.initial_masks import GivenMasks, MaskSource
 from concept_conductor.method.inversion import InversionSource
 from concept_conductor.method.sampling import SamplingInputs
@@ -28,26 +29,44 @@ from concept_conductor.placement.placement import Placement
 from concept_conductor.settings import Alignment, Injection, Inversion, Refinement, SamplingSettings, Settings
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """The base path's texts.
+
+    Attributes:
+        prompt: what to show.
+        negative: what to steer away from, in every path.
+        prompt_2, negative_2: for SDXL's second text encoder; None for the same as the first.
+    """
+
+    prompt: str
+    negative: str = ""
+    prompt_2: str | None = None
+    negative_2: str | None = None
+
+
 def prepare_inputs(
     backbone: Backbone,
     settings: SamplingSettings,
+    prompts: Prompts,
+    *,
     size: tuple[int, int],
     latents: Tensor,
-    prompt: str,
-    negative_prompt: str,
-    concepts: Sequence[ConceptPrompt],
-    layout: Layout | None,
+    concepts: Sequence[ConceptPrompt] = (),
+    layout: Layout | None = None,
     placement: Placement | None = None,
-    prompt_2: str | None = None,
-    negative_prompt_2: str | None = None,
 ) -> SamplingInputs:
-    """Check everything the user gave, and encode it.
+    """Check everything that the user gave against each other, and encode it.
 
     Args:
+        backbone: the model.
         settings: filled.
+        prompts: the base path's texts.
         size: width and height of the run in pixels.
         latents: the initial noise, ``(images, 4, h, w)``.
-        prompt_2, negative_prompt_2: for a second text encoder; None for the same as the first.
+        concepts: each with its variant of the base prompt.
+        layout: needed where there are concepts.
+        placement: place the concepts in a given image.
 
     Raises:
         ConductorError: something does not fit, in one sentence.
@@ -56,12 +75,6 @@ def prepare_inputs(
         raise ConductorError("concepts need a layout: give layout=Layout(image, prompt=..., masks=[...])")
     for entry in concepts:
         backbone.check(entry.concept)
-    unconditional = [(negative_prompt, negative_prompt_2)] if settings.guidance_scale > 1 else []
-    texts = [[backbone.encode_prompt(*both) for both in ((prompt, prompt_2), *unconditional)]]
-    for entry in concepts:
-        first, second = zip((entry.variant(prompt), entry.variant_2(prompt_2)), *unconditional)
-        texts.append(backbone.encode_concept_prompts(entry.concept, entry.weight, first, second))
-
     latent_size = (int(latents.shape[2]), int(latents.shape[3]))
     masks: MaskSource = GivenMasks(torch.zeros(0, *latent_size, dtype=torch.bool))
     reference = None
@@ -72,13 +85,27 @@ def prepare_inputs(
         if settings.alignment is not None or layout.masks is None:  # regions are looked up in it
             reference = inversion_source(backbone, layout.image, layout.prompt, size, settings.inversion)
     return SamplingInputs(
-        text=Conditioning.stack(texts),
+        text=encode_texts(backbone, prompts, concepts, unconditional=settings.guidance_scale > 1),
         updates=[{}, *(ScaledUpdates(entry.concept.unet, entry.weight) for entry in concepts)],
         latents=latents,
         masks=masks,
         reference=reference,
-        background=None if placement is None else background(backbone, placement, layout, size, latents, settings),
+        background=NoBackground()
+        if placement is None
+        else background(backbone, placement, layout, size, latents, settings),
     )
+
+
+def encode_texts(
+    backbone: Backbone, prompts: Prompts, concepts: Sequence[ConceptPrompt], *, unconditional: bool
+) -> Conditioning:
+    """Encode the texts of all paths, the base path first; with ``unconditional``, the negative prompt's too."""
+    negative = [(prompts.negative, prompts.negative_2)] if unconditional else []
+    texts = [[backbone.encode_prompt(*both) for both in ((prompts.prompt, prompts.prompt_2), *negative)]]
+    for entry in concepts:
+        first, second = zip((entry.variant(prompts.prompt), entry.variant_2(prompts.prompt_2)), *negative)
+        texts.append(backbone.encode_concept_prompts(entry.concept, entry.weight, first, second))
+    return Conditioning.stack(texts)
 
 
 def resolve_settings(

@@ -41,9 +41,8 @@ def initial_masks(
     latent_size = (size[1] // backbone.vae_factor, size[0] // backbone.vae_factor)
     refinement: Refinement = settings.refinement or backbone.defaults.refinement
     found = mask_source(layout, concepts, size, latent_size, refinement)
-    timesteps, steps, alignment = backbone.timesteps(settings.steps), settings.steps, settings.alignment
-    aligned = [i for i in range(steps) if alignment is not None and alignment.covers(i, steps)]
+    timesteps = backbone.timesteps(settings.steps)
     source = inversion_source(backbone, layout.image, layout.prompt, size, settings.inversion)
     with multipath(backbone, [{}], settings.paths_per_forward) as paths:
-        reference = invert(paths, source, timesteps, timesteps[aligned], settings.inversion, progress)
-        return found.masks(paths, timesteps, reference, 1).grid[0].cpu()
+        reference = invert(paths, source, timesteps, settings.aligned_steps, settings.inversion, progress)
+        return found.initial(paths, timesteps, reference, 1).grid[0].cpu()

@@ -104,8 +104,8 @@ class EditedMasks:
     edit: MaskEdit
     size: tuple[int, int]
 
-    def masks(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
-        found = self.source.masks(paths, timesteps, reference, 1).grid
+    def initial(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks:
+        found = self.source.initial(paths, timesteps, reference, 1).grid
         large = F.interpolate(found.float(), self.size[::-1], mode="nearest-exact")[0].cpu().numpy() > 0.5
         pixels = torch.from_numpy(np.stack(self.edit.apply(list(large)))) * 255
         grid = to_latent_grid(pixels, (found.shape[-2], found.shape[-1])).to(found.device)

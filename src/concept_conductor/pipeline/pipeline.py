@@ -21,13 +21,15 @@ from concept_conductor.backbones import family_of
 from concept_conductor.backbones.base import TILE, Backbone
 from concept_conductor.backbones.defaults import Defaults, read_model_settings
 from concept_conductor.concepts.prompt import ConceptPrompt
+from concept_conductor.denoiser.masks import Masks
 from concept_conductor.errors import ConductorError
 from concept_conductor.io.files import CHECKPOINTS
 from concept_conductor.layouts.layout import Layout
+from concept_conductor.method.injection import regions
 from concept_conductor.method.inversion import Progress
 from concept_conductor.method.sampling import Step, sample
 from concept_conductor.pipeline import loading
-from concept_conductor.pipeline.inputs import image_size, initial_latents, prepare_inputs, resolve_settings
+from concept_conductor.pipeline.inputs import Prompts, image_size, initial_latents, prepare_inputs, resolve_settings
 from concept_conductor.pipeline.postprocess import black_out, postprocess
 from concept_conductor.placement.placement import Placement
 from concept_conductor.settings import Alignment, Injection, Inversion, Refinement
@@ -277,21 +279,18 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         )
         size = image_size(backbone, width, height)
         noise = initial_latents(backbone, size, num_images_per_prompt, generator, latents)
-        scene = prepare_inputs(
+        inputs = prepare_inputs(
             backbone,
             settings,
-            size,
-            noise,
-            prompt,
-            negative_prompt,
-            concepts,
-            layout,
-            placement,
-            prompt_2,
-            negative_prompt_2,
+            Prompts(prompt, negative_prompt, prompt_2, negative_prompt_2),
+            size=size,
+            latents=noise,
+            concepts=concepts,
+            layout=layout,
+            placement=placement,
         )
 
-        looking: Any = nullcontext()
+        look_inside: Any = nullcontext()
         if trace is not None:
             from concept_conductor.tracing.tracer import tracing
 
@@ -300,20 +299,20 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
                     "there is no trace with this checkpoint: its safety checker judges finished images"
                 )
             wanted = trace if isinstance(trace, Trace) else Trace(trace)
-            looking = tracing(wanted, backbone, settings, prompt, concepts, layout)
+            look_inside = tracing(wanted, backbone, settings, prompt, concepts, layout)
         step: Step | None = None
-        first: Tensor | None = None
+        first: Masks | None = None
         with (
-            looking as tracer,
+            look_inside as tracer,
             self.progress_bar(total=settings.steps) as bar,
             closing(
-                sample(backbone, scene, settings, callback_on_inversion, () if tracer is None else tracer.observed)
+                sample(backbone, inputs, settings, callback_on_inversion, () if tracer is None else tracer.observed)
             ) as steps,
         ):
             replaced: Tensor | None = None
             for _ in range(settings.steps):
                 step = steps.send(replaced)
-                first = step.masks if first is None else first
+                first = step.masks.fused if first is None else first
                 bar.update()
                 if tracer is not None:
                     tracer.add(step)
@@ -325,11 +324,11 @@ class ConceptConductorPipeline(DiffusionPipeline, StableDiffusionMixin):  # type
         final = step.latents if replaced is None else replaced
         images, flagged = postprocess(backbone, final, size, placement, self.safety_checked, output_type)
         self.maybe_free_model_hooks()
-        masks = step.masks.cpu()
+        masks = regions(step.masks.fused, settings.injection).grid.cpu()
         if not return_dict:
             return images, masks
         assert first is not None
-        return ConductorOutput(images, masks, flagged, first.cpu())
+        return ConductorOutput(images, masks, flagged, regions(first, settings.injection).grid.cpu())
 
     def safety_checked(self, images: list[Image.Image]) -> tuple[list[Image.Image], list[bool] | None]:
         """Black out what the checkpoint's own safety checker refuses; None instead of verdicts without one."""

@@ -42,9 +42,7 @@ class Trace:
 
     def observed(self, settings: SamplingSettings) -> frozenset[int]:
         """The steps of a run that are looked at; all fields of ``settings`` must be filled."""
-        refinement = settings.refinement
-        refined = frozenset[int]() if refinement is None else refinement.refined_steps(settings.steps)
-        return refined | {*range(0, settings.steps, self.every), settings.steps - 1}
+        return settings.refined_steps | {*range(0, settings.steps, self.every), settings.steps - 1}
 
     def cluster_count(self, concepts: int) -> int:
         """K."""

@@ -64,11 +64,11 @@ class Tracer:
             {
                 "index": step.index,
                 "timestep": step.timestep,
-                "refined": step.refined is not None,
+                "refined": step.refined,
                 "layout_loss": losses,
             }
         )
-        if step.observation is None:
+        if step.snapshot is None:
             return
         view = self.viewer.view(step)
         for row in view.rows:

@@ -100,13 +100,13 @@ class Viewer:
 
     def view(self, step: Step) -> StepView:
         """What ``step``, which was looked into, showed."""
-        assert step.observation is not None
+        assert step.snapshot is not None
         reference = None
-        if step.reference is not None and self.reference is not None:
-            (reference,) = self._path_views(step, step.reference, [self.reference])
-        paths = self._path_views(step, step.observation, self.paths)
-        masks: NDArray[np.bool_] = step.masks[0].cpu().numpy()
-        refined = None if step.refined is None else mask_view(step.refined)
+        if step.snapshot.reference is not None and self.reference is not None:
+            (reference,) = self._path_views(step, step.snapshot.reference, [self.reference])
+        paths = self._path_views(step, step.snapshot, self.paths)
+        masks: NDArray[np.bool_] = step.masks.fused.grid[0].cpu().numpy()
+        refined = mask_view(step.masks) if step.refined else None
         return StepView(step.index, step.timestep, reference, paths, masks, refined)
 
     def _path_views(self, step: Step, seen: Snapshot, subjects: Sequence[TracedPath]) -> tuple[PathView, ...]:

@@ -1,4 +1,4 @@
-"""The paper's ablations, against plain computations."""
+"""Concept injection, Eq. 3 and 4, against plain computations."""
 
 from __future__ import annotations
 
@@ -9,44 +9,20 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from concept_conductor import Alignment, ConceptConductorPipeline, ConceptPrompt, Injection, Layout
+from concept_conductor import ConceptConductorPipeline, Injection, Layout
 from concept_conductor.backbones.conditioning import Conditioning
-from concept_conductor.denoiser.lora import ScaledUpdates
 from concept_conductor.denoiser.masks import Masks, bounding_rectangle
-from concept_conductor.method.alignment import align
 from concept_conductor.method.injection import guided, inject
-from concept_conductor.method.multipath import Multipath, multipath
+from concept_conductor.method.multipath import multipath
+from concept_conductor.settings import SamplingSettings
 from tests.conftest import tiny_image
 
 NOW = torch.tensor(500)
 GUIDANCE = 3.0
 
 
-@pytest.fixture(scope="module")
-def text(tiny_pipe: ConceptConductorPipeline, tiny_concepts: dict[str, ConceptPrompt]) -> Conditioning:
-    backbone, entries = tiny_pipe.backbone, [tiny_concepts["chow_dog"], tiny_concepts["siberian_cat"]]
-    texts = [[backbone.encode_prompt(prompt) for prompt in ("a dog and a cat", "")]]
-    texts += [backbone.encode_concept_prompts(entry.concept, 0.7, [entry.prompt, ""]) for entry in entries]
-    return Conditioning.stack(texts)
-
-
-@pytest.fixture(scope="module")
-def updates(tiny_concepts: dict[str, ConceptPrompt]) -> list[Any]:
-    return [{}, *(ScaledUpdates(tiny_concepts[name].concept.unet, 0.7) for name in ("chow_dog", "siberian_cat"))]
-
-
-@pytest.fixture(scope="module")
-def latents() -> Tensor:
-    return torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def masks() -> Masks:
-    grid = torch.zeros(2, 2, 16, 16, dtype=torch.bool)
-    grid[:, 0, 2:9, 1:8] = True
-    grid[:, 1, 5:14, 6:15] = True  # over a part of the first
-    grid[1, 1, :, 12:] = False
-    return Masks(grid)
+def settings(injection: Injection | None) -> SamplingSettings:
+    return SamplingSettings(guidance_scale=GUIDANCE, alignment=None, injection=injection, refinement=None)
 
 
 @pytest.mark.parametrize("paths_per_forward", [None, 1])
@@ -60,7 +36,7 @@ def test_noise_fusion_is_equation_3(
     paths_per_forward: int | None,
 ) -> None:
     with multipath(tiny_pipe.backbone, updates, paths_per_forward) as paths:
-        fused, attention = inject(paths, latents, NOW, masks, text, GUIDANCE, Injection(noise=True), record=False)
+        fused, attention = inject(paths, latents, NOW, masks, text, settings(Injection(noise=True)))
         alone = [guided(paths.predict(latents, NOW, text, slice(i, i + 1), None)[0], GUIDANCE) for i in range(3)]
     expected = alone[0]
     for prediction, mask in zip(alone[1:], masks.grid.float().unbind(1), strict=True):
@@ -71,38 +47,43 @@ def test_noise_fusion_is_equation_3(
 
 
 @pytest.mark.parametrize("paths_per_forward", [None, 1])
-def test_alignment_of_the_foreground_only(
+@torch.no_grad()
+def test_full_masks_give_the_concepts_own_path_and_empty_ones_the_base(
     tiny_pipe: ConceptConductorPipeline,
     updates: list[Any],
     text: Conditioning,
     latents: Tensor,
-    masks: Masks,
     paths_per_forward: int | None,
 ) -> None:
-    """The mean runs over the tokens inside any mask; those outside change nothing."""
-    settings = Alignment(step_size=1e3, concept_weight=1.0, foreground_only=True)
-    with multipath(tiny_pipe.backbone, updates, paths_per_forward) as paths, torch.no_grad():
-        here = paths.layout_keys(latents, NOW, text, slice(0, 1))[0, 0]
-        reference = here + torch.randn(here.shape, generator=torch.Generator().manual_seed(1))
-        foreground = masks.tokens(len(reference)).any(1)
-        aligned, _ = align(paths, latents, NOW, reference, text, settings, foreground)
-        elsewhere = reference + 9 * (~foreground.any(0))[:, None]
-        same, _ = align(paths, latents, NOW, elsewhere, text, settings, foreground)
-        expected = latents - settings.step_size * gradient(paths, latents, text, reference, foreground)
-    assert torch.allclose(aligned - latents, expected - latents, rtol=1e-3, atol=1e-5)
-    assert torch.allclose(aligned, same, atol=1e-5)
-    assert not torch.allclose(aligned, latents, atol=1e-3)
+    """Eq. 4 in every block: inside a mask nothing is left of the base path's attention."""
+    everywhere = Injection(blocks=("down", "mid", "up"))
+    nowhere = torch.zeros(2, 2, 16, 16, dtype=torch.bool)
+    with multipath(tiny_pipe.backbone, updates, paths_per_forward) as paths:
+        base = guided(paths.predict(latents, NOW, text, slice(0, 1), None)[0], GUIDANCE)
+        empty, _ = inject(paths, latents, NOW, Masks(nowhere), text, settings(everywhere))
+        off, _ = inject(paths, latents, NOW, Masks(nowhere), text, settings(None))
+        full = nowhere.clone()
+        full[:, 1] = True
+        second, _ = inject(paths, latents, NOW, Masks(full), text, settings(everywhere))
+        later_wins, _ = inject(paths, latents, NOW, Masks(torch.ones_like(full)), text, settings(everywhere))
+    assert torch.allclose(empty, base, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(off, base, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(later_wins, second, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(second, base, atol=1e-3)
 
 
-def gradient(paths: Multipath, latents: Tensor, text: Conditioning, reference: Tensor, foreground: Tensor) -> Tensor:
-    """Of the loss written out path by path and image by image."""
-    with torch.enable_grad():
-        leaf, loss = latents.detach().requires_grad_(), torch.zeros(())
-        for path, weight in enumerate((1.0, 0.5, 0.5)):
-            (keys,) = paths.layout_keys(leaf, NOW, text, slice(path, path + 1))
-            for key, inside in zip(keys, foreground, strict=True):
-                loss = loss + weight * (key[inside] - reference[inside]).square().mean()
-        return torch.autograd.grad(loss, leaf)[0]
+@torch.no_grad()
+def test_refinement_is_given_every_paths_attention(
+    tiny_pipe: ConceptConductorPipeline, updates: list[Any], text: Conditioning, latents: Tensor, masks: Masks
+) -> None:
+    probabilities = []
+    for paths_per_forward in (None, 1):
+        with multipath(tiny_pipe.backbone, updates, paths_per_forward) as paths:
+            _, attention = inject(paths, latents, NOW, masks, text, settings(Injection(blocks=("up",))), refine=True)
+        assert attention is not None and attention.shape == (3, 2, 64, 64)
+        probabilities.append(attention)
+    assert torch.allclose(probabilities[0].sum(-1), torch.ones(()), atol=1e-5)
+    assert torch.allclose(*probabilities, atol=1e-5)
 
 
 def test_a_margin_is_injection_in_grown_masks(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
