@@ -15,6 +15,7 @@ from PIL import Image
 
 from concept_conductor import Collage, Cutout
 from concept_conductor.evaluation.mini.placements import drawn
+from concept_conductor.io.tensors import to_images
 from concept_conductor.mini.arrangements import arrange
 from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.presets import CPU
@@ -45,8 +46,8 @@ def main() -> None:
         Image.fromarray(atlas.cells[atlas.index(design)]).save(FOLDER / f"{name}.png", optimize=True)
     nothing, behind = torch.tensor([[-1, -1]]), torch.tensor([world.backdrop_names.index(BACKDROP)])
     scene = world.draw(nothing, behind, torch.Generator().manual_seed(0))
-    pixels = ((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(FOLDER / f"{BACKDROP}.png", optimize=True)
+    (image,) = to_images(scene.images / 2 + 0.5)
+    image.save(FOLDER / f"{BACKDROP}.png", optimize=True)
     draw_placement(world)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from concept_conductor.io.tensors import to_images
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.world import BACKDROPS, World
 from concept_conductor.training.captions import TOKEN
@@ -49,11 +50,10 @@ def draw(world: World, class_name: str, style: str, folder: Path) -> None:
     scenes = world.draw(designs, backdrops, torch.Generator().manual_seed(SEED), mirror=0)
 
     (folder / "masks").mkdir(parents=True, exist_ok=True)
-    for row, caption in enumerate(captions):
+    for row, (caption, image) in enumerate(zip(captions, to_images(scenes.images / 2 + 0.5))):
         name = f"{row + 1:02}"
-        pixels = ((scenes.images[row].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
         mask = scenes.masks[row][scenes.designs[row] == subject].any(0).byte().numpy() * 255
-        Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)
+        image.save(folder / f"{name}.png", optimize=True)
         Image.fromarray(mask).convert("1").save(folder / "masks" / f"{name}.png", optimize=True)
         place_phrase = BACKDROPS[world.backdrop_names[int(backdrops[row])]].phrase
         (folder / f"{name}.txt").write_text(f"{caption} {place_phrase}\n", encoding="utf-8")

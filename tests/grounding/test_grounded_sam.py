@@ -18,6 +18,7 @@ from concept_conductor.grounding.grounded_sam import GroundedSam, caption, suppr
 from concept_conductor.grounding.judge import JudgeGrounder
 from concept_conductor.io.pretrained import Checkpoint, best_device
 from concept_conductor.mini import MODEL_FOLDER
+from tests.compare import mask_iou
 from tests.evaluation.conftest import drawn
 
 
@@ -72,7 +73,8 @@ def test_grounded_sam_finds_segments_of_the_image_size(grounder, image) -> None:
             assert segment.mask.shape == (60, 80) and segment.mask.dtype == bool and segment.mask.any()
     assert [segment.words for segment in found[2]] == ["a dog."] * len(found[2])
     for first, again in zip(found[0], found[2]):
-        assert first.score == again.score and (first.mask == again.mask).all()
+        assert first.score == pytest.approx(again.score, abs=1e-5)
+        assert (first.mask != again.mask).mean() < 1e-3
 
 
 def test_judge_finds_what_is_under_a_point(world) -> None:
@@ -81,7 +83,7 @@ def test_judge_finds_what_is_under_a_point(world) -> None:
     ((mug, *_),) = judge.find(image, ["a mug"])
     x, y = (mug.box[0] + mug.box[2]) / 2, (mug.box[1] + mug.box[3]) / 2
     under, nothing = judge.under(image, [(x, y), (1.0, 1.0)])
-    assert (under == mug.mask).all()
+    assert mask_iou(under, mug.mask) > 0.98
     assert nothing.shape == (96, 160) and not nothing.any()
 
 
@@ -105,8 +107,8 @@ def test_grounded_sam_finds_the_same_for_a_word_alone_or_among_others(grounder, 
             assert (one.mask != other.mask).mean() < 1e-3
 
 
-def test_grounded_sam_finds_the_same_in_an_image_alone_or_among_others(grounder, one, monkeypatch) -> None:
-    images = [one, one.transpose(Image.Transpose.FLIP_LEFT_RIGHT), one.resize((60, 80)), one]
+def test_grounded_sam_finds_the_same_in_an_image_alone_or_among_others(grounder, image) -> None:
+    images = [image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), image.resize((60, 80)), image]
     words = [["a dog", "a cat"], ["red mug"], ["a dog"], []]
     forwards = []
     model = grounder._detector[1]
@@ -116,11 +118,11 @@ def test_grounded_sam_finds_the_same_in_an_image_alone_or_among_others(grounder,
     finally:
         hook.remove()
     assert forwards == [3, 1]  # images of one size at once
-    for image, own, found in zip(images, words, together):
-        for one, other in zip(grounder.find(image, own), found, strict=True):
+    for each, own, found in zip(images, words, together):
+        for one, other in zip(grounder.find(each, own), found, strict=True):
             assert len(one) == len(other) > 0
             for alone, among in zip(one, other):
-                assert alone.words == among.words and alone.mask.shape == image.size[::-1]
+                assert alone.words == among.words and alone.mask.shape == each.size[::-1]
                 assert alone.box == pytest.approx(among.box, abs=1e-3)
                 assert alone.score == pytest.approx(among.score, abs=1e-5)
                 assert (alone.mask != among.mask).mean() < 1e-3
@@ -244,7 +246,7 @@ def test_what_is_there_instead_is_the_best_candidate_below_the_threshold(
     strict = GroundedSam("cpu", grounder.detector, grounder.segmenter, box_threshold=1.0)
     assert strict.find(image, ["a dog"]) == [[]]
     said = strict.instead(image, "a dog")
-    best = re.fullmatch(r"the best candidate scores ([01]\.\d\d), where the threshold is 1", said)
+    best = re.fullmatch(r"the best candidate scores ([01]\.\d\d), where the threshold is 1: lower it .*", said)
     assert best is not None, said
     found = grounder.find(image, ["a dog"])[0]
     assert not found or abs(float(best[1]) - found[0].score) < 0.01

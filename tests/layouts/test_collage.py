@@ -239,7 +239,7 @@ def test_cutouts_that_would_not_be_seen(cutouts: list[Cutout], sentence: str) ->
         ({"scale": float("nan")}, "scale must be larger than 0"),
         ({"scale": 1e9}, "at most 67,108,864 are drawn"),
         ({"position": (float("inf"), 0)}, "must be finite"),
-        ({"image": "dog.png"}, "must be a PIL image, but it is a str"),
+        ({"image": "dog.png"}, "there is no image 'dog.png'"),
     ],
 )
 def test_what_is_no_cutout(arguments: dict[str, object], sentence: str) -> None:

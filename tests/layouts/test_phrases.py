@@ -100,9 +100,12 @@ def test_boxes_without_their_objects(
 
 def test_the_judge_says_what_it_sees_instead_and_keeps_to_its_threshold() -> None:
     drawn = arrange(CPU.world(), ("dog", "robot"), "grass", seed=3)
-    with pytest.raises(ConductorError, match=r"'a mug' is not found .*the judge sees a dog \(0.\d\d\) and a robot"):
+    sees = r"'a mug' is not found .*sees a dog \(0.\d\d\) and a robot \(0.\d\d\); use other words, or give masks"
+    with pytest.raises(ConductorError, match=sees):  # no threshold keeps anything out
         masks_of_words(drawn.image, ["a mug"], JudgeGrounder())
-    with pytest.raises(ConductorError, match="'a dog' is not found .*; its threshold is 1;.*'threshold' in a recipe"):
+    with pytest.raises(
+        ConductorError, match="'a dog' is not found .*; its threshold is 1, lower it .'threshold' in a recipe"
+    ):
         masks_of_words(drawn.image, ["a dog"], JudgeGrounder(threshold=1.0))
     with pytest.raises(ConductorError, match="the judge's threshold of grounding is 2; expected 0 to 1"):
         JudgeGrounder(threshold=2)

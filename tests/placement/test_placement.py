@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_pixels_outside_are_the_originals(
     changes = (made != np.asarray(image)).any(-1)
     inside = np.asarray(placement.mask)
     assert not changes[~inside].any()
-    assert changes[20:40, 20:40].all() and changes[80:100, 80:100].all()
+    assert changes[20:40, 20:40].mean() > 0.9 and changes[80:100, 80:100].mean() > 0.9  # some may be equal by chance
 
 
 def test_an_image_in_which_objects_are_replaced_is_inverted_once(
@@ -204,3 +205,56 @@ def test_fewer_objects_than_concepts(
     with pytest.raises(ConductorError, match="the layout has 1 masks for 2 concepts"):
         tiny_pipe(**{**tiny_call, "layout": layout}, placement=placement)
     assert replace(placement, background="noise").mask is placement.mask
+
+
+def test_paths_and_arrays_are_opened(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 64), (1, 2, 3)).save(tmp_path / "park.png")
+    Image.new("L", (96, 64), 255).save(tmp_path / "mask.png")
+    placement = Placement(str(tmp_path / "park.png"), tmp_path / "mask.png")
+    assert placement.image.getpixel((0, 0)) == (1, 2, 3)
+    assert np.asarray(placement.mask).min() == 255
+    placed = Placement.from_objects(np.zeros((64, 64, 3), np.uint8), PROMPT, [Replace(mask=np.ones((64, 64), bool))])
+    assert placed.layout.image.size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"image": None}, "the placement's image must be a PIL image, .* but it is of type NoneType"),
+        ({"mask": np.full((64, 96), 200.0)}, "the placement's mask holds float64 numbers from 200 to 200"),
+        ({"mask": np.ones((96, 64), bool)}, "the placement's mask has 64x96 pixels, but the image 96x64"),
+        ({"prompt": 5}, "the placement's prompt must be text .* but it is 5"),
+        ({"background": "grey"}, "the placement's background must be 'inversion' or 'noise', not 'grey'"),
+        ({"fit": None}, "the placement's fit must be 'crop' or 'pad', not None"),
+    ],
+)
+def test_what_is_no_placement(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConductorError, match=sentence):
+        Placement(**{"image": Image.new("RGB", (96, 64)), "mask": np.ones((64, 96), bool), **arguments})
+
+
+def test_a_phones_mask_may_be_drawn_on_its_stored_pixels(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (96, 64)).save(tmp_path / "phone.jpg", exif=exif)
+    mask = np.zeros((64, 96), bool)
+    mask[:20, :30] = True
+    placement = Placement(tmp_path / "phone.jpg", mask)
+    assert placement.image.size == (64, 96)
+    assert np.array_equal(np.asarray(placement.mask) > 0, np.rot90(mask, -1))
+    layout = Placement.from_objects(placement.image, PROMPT, [Replace(mask=mask)]).layout
+    assert np.array_equal((layout.exact_masks() or ())[0], np.rot90(mask, -1))
+
+
+def test_a_placement_is_cropped_or_padded_with_its_layout(caplog: pytest.LogCaptureFixture) -> None:
+    mask = np.zeros((64, 96), bool)
+    mask[10:30, 20:40] = True
+    placement, layout = Placement.from_objects(Image.new("RGB", (96, 64)), PROMPT, [Replace(mask=mask)], fit="pad")
+    assert (placement.fit, layout.fit) == ("pad", "pad")
+    padded = placement.fitted((512, 512))
+    assert padded.image.size == layout.fitted((512, 512)).image.size == (96, 96)
+    assert np.array_equal(np.asarray(padded.mask) > 0, np.pad(mask, ((16, 16), (0, 0))))
+    assert padded.fitted((512, 512)) is padded
+    cropped = replace(placement, fit="crop").fitted((512, 512))
+    assert np.array_equal(np.asarray(cropped.mask) > 0, mask[:, 16:80])
+    assert "the placement's image is cropped from 96x64 pixels to its middle 64x64" in caplog.messages[-1]

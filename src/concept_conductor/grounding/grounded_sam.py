@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.grounding.grounder import Segment, checked_threshold
+from concept_conductor.grounding.grounder import LOWER, Segment, checked_threshold
 from concept_conductor.io.pretrained import Checkpoint, best_device, pillow_processor, precision
 
 GROUNDING_DINO = Checkpoint("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71")
 SAM = Checkpoint("facebook/sam-vit-huge", "87aecf0df4ce6b30cd7de76e87673c49644bdf67")
 
 PAIRS_PER_FORWARD = 4
-"""In how many pairs of image and words Grounding DINO looks in one forward."""
+"""Pairs of image and words that Grounding DINO looks at in one forward."""
 IMAGES_PER_FORWARD = 4
-"""How many images SAM encodes in one forward."""
+"""Images that SAM encodes in one forward."""
 
 
 #: The index of an image, and a caption to look for in it.
@@ -114,11 +114,13 @@ class GroundedSam:
         lower = copy(self)  # shares the models, which are loaded by now
         lower.box_threshold, lower.text_threshold = 0.0, 0.0
         ((_, scores),) = lower._boxes([image.convert("RGB")], [(0, text)]).values()
-        best = f"the best candidate scores {float(scores[0]):.2f}" if len(scores) else "there is no candidate"
-        return f"{best}, where the threshold is {self.box_threshold:g}"
+        if not len(scores):
+            return "there is no candidate for it"
+        best = f"the best candidate scores {float(scores[0]):.2f}, where the threshold is {self.box_threshold:g}"
+        return f"{best}: {LOWER}" if scores[0] < self.box_threshold else best
 
     def identity(self) -> str:
-        """Both models and the thresholds."""
+        """Return the names of both models and the thresholds."""
         thresholds = f"{self.box_threshold} {self.text_threshold} {self.overlap}"
         return f"{self.detector.identity()} {self.segmenter.identity()} {thresholds}"
 
@@ -217,7 +219,7 @@ class GroundedSam:
 
 
 def caption(words: str) -> str:
-    """Words as Grounding DINO was trained on them: lower case, with a full stop.
+    """Return words as Grounding DINO was trained on them: lower case, with a full stop.
 
     Raises:
         ConductorError: there is no word.
@@ -229,7 +231,15 @@ def caption(words: str) -> str:
 
 
 def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float) -> list[int]:
-    """Non-maximum suppression: which of ``boxes`` ``(n, 4)`` stay, surest first; none overlaps a surer one by more."""
+    """Return which of ``boxes`` ``(n, 4)`` stay, surest first, as none overlaps a surer one by more than ``overlap``.
+
+    This is non-maximum suppression.
+
+    Args:
+        boxes: x0, y0, x1, y1 of each.
+        scores: ``(n,)``.
+        overlap: IoU.
+    """
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     kept: list[int] = []
     for index in scores.argsort(descending=True, stable=True).tolist():

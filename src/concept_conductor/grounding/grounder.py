@@ -11,6 +11,9 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 
+LOWER = "lower it ('threshold' in a recipe)"
+"""What to do about a threshold that keeps objects out."""
+
 
 class Segment(NamedTuple):
     """One object that was found.
@@ -29,10 +32,10 @@ class Segment(NamedTuple):
 
 
 class Grounder(Protocol):
-    """Finds what words name."""
+    """What finds the objects that words name."""
 
     def find(self, image: Image.Image, words: Sequence[str]) -> list[list[Segment]]:
-        """For each of ``words`` its segments in ``image``, best first, no two of them the same object.
+        """Find for each of ``words`` its segments in ``image``, best first, no two of them the same object.
 
         Raises:
             ConductorError: words that cannot be looked for.
@@ -40,15 +43,15 @@ class Grounder(Protocol):
         ...
 
     def find_all(self, images: Sequence[Image.Image], words: Sequence[Sequence[str]]) -> list[list[list[Segment]]]:
-        """:meth:`find` in each of several images, with words of its own."""
+        """Find in each of several images what words of its own name, as :meth:`find` does."""
         ...
 
     def under(self, image: Image.Image, points: Sequence[tuple[float, float]]) -> list[NDArray[np.bool_]]:
-        """The mask ``(h, w)`` of what is under each of ``points`` ``(x, y)`` in pixels of ``image``; empty for none."""
+        """Return the mask ``(h, w)`` of what is under each of ``points`` ``(x, y)`` in pixels; empty for nothing."""
         ...
 
     def identity(self) -> str:
-        """What tells this instrument's results from another's in a cache."""
+        """Return what tells this instrument's results from another's in a cache."""
         ...
 
 
@@ -57,12 +60,12 @@ class Explaining(Protocol):
     """A grounder that can say what it sees where it does not find what it should."""
 
     def instead(self, image: Image.Image, words: str) -> str:
-        """What there is instead of ``words``, as a part of a sentence."""
+        """Say what there is instead of ``words``, and whether a lower threshold would help, in part of a sentence."""
         ...
 
 
 def checked_threshold(name: str, value: float) -> float:
-    """``value``, if it is a threshold.
+    """Return ``value``, if it is a threshold.
 
     Raises:
         ConductorError: it is not.

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.grounding.grounder import Segment, checked_threshold
+from concept_conductor.grounding.grounder import LOWER, Segment, checked_threshold
 from concept_conductor.io.files import content_hash
-from concept_conductor.mini.judge import Finding, Judge
+from concept_conductor.mini.judge import LEAST_SCORE, Finding, Judge
 
 
 class JudgeGrounder:
-    """The embedded model's judge: knows the classes of the sticker world, and no others.
+    """The embedded model's judge, which knows the classes of the sticker world and no others.
 
     Args:
         judge: None for the one that is shipped.
@@ -51,7 +51,7 @@ class JudgeGrounder:
         return [next((mask for mask in masks if mask[int(y), int(x)]), nothing) for x, y in points]
 
     def class_of(self, words: str) -> str:
-        """The class that ``words`` hold.
+        """Return the class that ``words`` hold.
 
         Raises:
             ConductorError: they hold none that is known, or several.
@@ -68,10 +68,11 @@ class JudgeGrounder:
     def instead(self, image: Image.Image, words: str) -> str:
         """See :meth:`Explaining.instead`."""
         seen = [f"a {finding.class_name} ({finding.score:.2f})" for finding in self.judge.find(image)]
-        return f"the judge sees {' and '.join(seen) or 'nothing that it knows'}; its threshold is {self.threshold:g}"
+        told = f"the judge sees {' and '.join(seen) or 'nothing that it knows'}"
+        return f"{told}; its threshold is {self.threshold:g}, {LOWER}" if self.threshold > LEAST_SCORE else told
 
     def identity(self) -> str:
-        """A hash of the judge's weights."""
+        """Return a hash of the judge's weights."""
         return f"judge {content_hash(self.judge.network.state_dict())[:16]} {self.threshold or ''}".strip()
 
 

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
-import struct
 import warnings
-import zlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from PIL.PngImagePlugin import PngInfo
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.io.files import atomic_write
+from concept_conductor.io.image_limits import MAX_PIXELS, check_cost
+from concept_conductor.io.image_modes import TURN, to_grey, to_layer, to_rgb, turn_of
+from concept_conductor.io.ordinary import is_ordinary
 
-MAX_PIXELS = 2**26
-"""Largest image that is decoded: 67 million pixels, 8192 x 8192."""
-
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+_AVIF = ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", *_AVIF)
 """What is read; formats that call other programs (EPS, PDF) are not."""
 
 RECIPE_KEY = "concept-conductor"
 """PNG text chunk that holds the recipe."""
 
 MAX_RECIPE_CHARACTERS = 2**20
-
-CAPTION_HEIGHT, CAPTION_SIZE = 14, 10
-
-
-# Pillow meets damaged files with all of these.
-_DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError,
-    OverflowError, MemoryError, struct.error, zlib.error, Warning,
-)  # fmt: skip
 
 # IPTC's mark for images made by a trained model.
 _XMP = (
@@ -46,95 +36,76 @@ _XMP = (
 )
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """Read an image as RGB.
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Read an image as RGB, upright as its EXIF data says.
 
-    EXIF rotation is applied, transparency is laid on white, 16 bits become 8, an animation gives its first frame.
+    Transparency is laid on white, 16 bits become 8, an animation gives its first frame. Colour profiles are not
+    applied. What Pillow warns about leaves the pixels whole and is passed over.
 
     Raises:
-        ConductorError: the file is missing, no image, damaged, or larger than ``MAX_PIXELS``.
+        ConductorError: the file is missing, no image, damaged, or would take too much memory or time to decode.
     """
-    return as_rgb(_decode(Path(path)))
+    with _decoded(Path(path)) as image:
+        return to_rgb(image)
 
 
-def load_mask(path: str | Path) -> Image.Image:
+def load_mask(path: str | os.PathLike[str]) -> Image.Image:
     """Read a mask as L: white is inside; transparency is laid on black, so that it is outside.
 
     Raises:
         ConductorError: as for :func:`load_image`.
     """
-    return as_mask(_decode(Path(path)))
+    with _decoded(Path(path)) as image:
+        return to_grey(image)
 
 
-def load_layer(path: str | Path) -> Image.Image:
+def load_layer(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image with its transparency: RGBA where it has any, else RGB.
 
     Raises:
         ConductorError: as for :func:`load_image`.
     """
-    return as_layer(_decode(Path(path)))
+    with _decoded(Path(path)) as image:
+        return to_layer(image)
 
 
-def as_layer(image: Image.Image) -> Image.Image:
-    """A copy of an image in memory, as :func:`load_layer` reads one."""
-    image = _upright(image)
-    return image.convert("RGBA") if image.has_transparency_data else as_rgb(image).copy()
+@contextmanager
+def _decoded(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, check what it would cost, and decode it; pixels are of any mode.
 
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """An image in memory as RGB, as :func:`load_image` reads one."""
-    return _flatten(_upright(image), "white").convert("RGB")
-
-
-def as_mask(image: Image.Image) -> Image.Image:
-    """An image in memory as L, as :func:`load_mask` reads one."""
-    return _flatten(_upright(image), "black").convert("L")
-
-
-def _decode(path: Path) -> Image.Image:
-    """Pixels of any mode; the size is checked before they are decoded."""
-    if not path.is_file():
-        raise ConductorError(f"there is no image '{path}'; check the path, which counts from the recipe's folder")
+    Raises:
+        ConductorError: there is no image, or decoding it, or what the block does with it, fails.
+    """
+    if not is_ordinary(path):
+        raise ConductorError(f"there is no image '{path}'; check the path")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", "Palette images with Transparency")  # it is made RGBA, as advised
-            warnings.filterwarnings("ignore", ".*EXIF")  # a damaged tag leaves the pixels whole
-            with Image.open(path, formats=FORMATS) as image:
-                if (pixels := image.width * image.height) > MAX_PIXELS:
-                    raise Image.DecompressionBombError(f"{pixels} pixels")
+        # opened here, not by Pillow, which maps files that it opens itself and then misreads turned ones
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers and tags, which leave the pixels whole
+            with Image.open(file, formats=FORMATS) as image:
+                check_cost(image, file)
+                turn = turn_of(image)
                 image.load()
-                return _upright(image).copy()  # a copy has lost a TIFF's orientation
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        counted = re.search(r"(\d+) pixels", str(error))  # in Pillow's own words too
-        came = f"{int(counted[1]):,}" if counted else "too many"
+                if image.format == "TIFF" and turn is not None:  # which Pillow turns by itself
+                    image.info[TURN] = turn
+                yield image
+    except ConductorError as error:
+        raise ConductorError(f"'{path}' {error}") from error
+    except Image.DecompressionBombError as error:
+        counted = re.search(r"\d+", str(error))  # Pillow looks first, and keeps the number to its words
+        came = f"{int(counted[0]):,}" if counted else "too many"
         raise ConductorError(
             f"'{path}' has {came} pixels, but at most {MAX_PIXELS:,} are read; make it smaller first"
         ) from error
     except UnidentifiedImageError as error:
-        raise ConductorError(f"'{path}' is no image; expected one of {', '.join(FORMATS)}") from error
-    except _DECODING_ERRORS as error:
-        raise ConductorError(f"'{path}' is damaged or incomplete ({error}); save or download it again") from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data says; a damaged tag leaves the pixels as they are."""
-    with suppress(*_DECODING_ERRORS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*EXIF")
-        return ImageOps.exif_transpose(image)
-    return image
-
-
-def _flatten(image: Image.Image, background: str) -> Image.Image:
-    """8 bits a channel and no transparency."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        full = next((top for top in (1, 255) if image.mode == "F" and values.max() <= top), 65535)
-        return Image.fromarray((values / full * 255).round().clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, background), image)
-    return image
+        raise ConductorError(
+            f"'{path}' is no image that can be read; expected one of {', '.join(FORMATS)}, save it as PNG"
+        ) from error
+    except PermissionError as error:
+        raise ConductorError(f"'{path}' may not be read; change its rights") from error
+    except Exception as error:  # Pillow meets damaged files with nearly every kind there is
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ConductorError(f"'{path}' is damaged or incomplete ({said}); save or download it again") from error
 
 
 def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
@@ -145,7 +116,7 @@ def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str] |
 
 
 def png_info(metadata: Mapping[str, str]) -> PngInfo:
-    """Text chunks of a PNG: ``metadata`` and the mark of a generated image."""
+    """Return the text chunks of a PNG: ``metadata`` and the mark of a generated image."""
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     for key, text in metadata.items():
@@ -154,20 +125,20 @@ def png_info(metadata: Mapping[str, str]) -> PngInfo:
 
 
 def read_recipe(path: str | Path) -> str:
-    """The JSON text that an image of ours carries.
+    """Return the JSON text that an image of ours carries.
 
     Raises:
         ConductorError: the file is no PNG, is damaged, or carries no recipe.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_ordinary(path):
         raise ConductorError(f"there is no image '{path}'; expected a PNG made by conductor generate")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(path, formats=("PNG",)) as image:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=("PNG",)) as image:
                 text = image.info.get(RECIPE_KEY)
-    except (*_DECODING_ERRORS, Image.DecompressionBombError) as error:
+    except Exception as error:  # as above
         raise ConductorError(f"'{path}' is no PNG that can be read; expected one made by conductor generate") from error
     if not isinstance(text, str):
         raise ConductorError(

@@ -1,4 +1,4 @@
-"""An image with masks in colours, each with its name: a layout's, or those that a run ended with."""
+"""Draw masks on an image in colours, each with its name: a layout's, or those that a run ended with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
 
 from concept_conductor.io.drawing import MASK_COLOURS, mask_as_image, mask_overlay, thumbnail
+from concept_conductor.io.printable import one_line
 
 LONGEST = 1024
 """Previews have half of this to all of it along their longer side."""
@@ -18,7 +19,7 @@ Box = tuple[int, int, int, int]
 
 
 def layout_preview(image: Image.Image, masks: Sequence[NDArray[np.bool_]], names: Sequence[str]) -> Image.Image:
-    """The image, enlarged if it is small, with every mask tinted, outlined and named in a colour of its own.
+    """Return the image, enlarged if it is small, every mask tinted, outlined and named in a colour of its own.
 
     Args:
         image: the layout's, or what was made.
@@ -30,8 +31,7 @@ def layout_preview(image: Image.Image, masks: Sequence[NDArray[np.bool_]], names
     preview = mask_overlay(preview, np.stack(sized)) if sized else preview
     width = max(2, max(preview.size) // 256)
     for index, mask in enumerate(sized):
-        shape = Image.fromarray(mask.astype(np.uint8) * 255)
-        edge = mask & ~(np.asarray(shape.filter(ImageFilter.MinFilter(2 * width + 1))) > 0)
+        edge = mask & ~(np.asarray(mask_as_image(mask).filter(ImageFilter.MinFilter(2 * width + 1))) > 0)
         preview.paste(_colour(index), mask=Image.fromarray(edge))
     pen = ImageDraw.Draw(preview)
     font = ImageFont.load_default(max(12, max(preview.size) // 32))
@@ -71,6 +71,7 @@ def _middle(box: Box) -> tuple[float, float]:
 
 
 def _short(name: str) -> str:
+    name = one_line(name)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.images import MAX_PIXELS, as_rgb
+from concept_conductor.io.image_limits import MAX_PIXELS
+from concept_conductor.io.tensors import ImageLike, open_image
 from concept_conductor.layouts.cutout import OPAQUE, Cutout, numbered
 
 MOST_MASKED = 4 * MAX_PIXELS
@@ -22,7 +23,7 @@ class Collage:
     """Cut-outs on a background ("Collage-to-Image" in the paper).
 
     Attributes:
-        background: an image, or a colour such as "#87b5e0" or "skyblue".
+        background: a PIL image, a ``Path`` or an array; or a colour such as "#87b5e0" or "skyblue".
         cutouts: at least one; of equal ``z`` the later covers the earlier.
         size: width and height in pixels, needed with a colour; an image is cropped and scaled to it. None for the
             image's own.
@@ -34,7 +35,7 @@ class Collage:
             known; the size is missing, or too large by itself or for so many masks.
     """
 
-    background: Image.Image | str
+    background: ImageLike
     cutouts: Sequence[Cutout]
     size: tuple[int, int] | None = None
     image: Image.Image = field(init=False, repr=False, compare=False)
@@ -67,7 +68,7 @@ class Collage:
         object.__setattr__(self, "masks", masks)
 
     def _check_masks(self, size: tuple[int, int]) -> None:
-        """Whether the masks can be held, which are as large as the collage each."""
+        """Refuse more masks than can be held; they are as large as the collage each."""
         objects = sum(not cutout.scenery for cutout in self.cutouts)
         if (pixels := objects * size[0] * size[1]) > MOST_MASKED:
             raise ConductorError(
@@ -76,7 +77,7 @@ class Collage:
             )
 
 
-def _canvas(background: Image.Image | str, size: tuple[int, int] | None) -> Image.Image:
+def _canvas(background: ImageLike, size: tuple[int, int] | None) -> Image.Image:
     """The background alone, RGBA."""
     if size is not None and not (min(size) >= 1 and size[0] * size[1] <= MAX_PIXELS):
         raise ConductorError(
@@ -86,14 +87,14 @@ def _canvas(background: Image.Image | str, size: tuple[int, int] | None) -> Imag
         if size is None:
             raise ConductorError("a collage on a colour needs a size: give its width and height in pixels")
         return Image.new("RGBA", size, colour(background))
-    image = as_rgb(background)
+    image = open_image(background, "the collage's background")
     if size is not None and size != image.size:
         image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     return image.convert("RGBA")
 
 
 def colour(name: str) -> tuple[int, int, int]:
-    """A colour by its name or number, RGB.
+    """Return a colour by its name or number, RGB.
 
     Raises:
         ConductorError: there is none of that name.

@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageChops, ImageOps
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.io.images import MAX_PIXELS, as_layer, as_rgb
-from concept_conductor.io.tensors import MaskLike, mask_image
-from concept_conductor.layouts.boxes import Box
-
-if TYPE_CHECKING:
-    from concept_conductor.grounding.grounder import Grounder
-
-#: A point in pixels, from an image's upper left corner.
-Point = tuple[float, float]
+from concept_conductor.grounding.grounder import Grounder
+from concept_conductor.io.image_limits import MAX_PIXELS
+from concept_conductor.io.tensors import ImageLike, MaskLike, open_image, open_layer, open_mask
+from concept_conductor.layouts.boxes import Box, Point
+from concept_conductor.layouts.masks import turn_with
 
 OPAQUE = 128
 """From this alpha on, of 255, a pixel shows the cut-out and not what is behind it."""
 
-MOST_TURNED = 2 * MAX_PIXELS
-"""Pixels of a cut-out once it is turned: a square needs twice its own at 45 degrees, a long strip far more."""
+MOST_TURNED = MAX_PIXELS + MAX_PIXELS // 4
+"""Pixels of a cut-out once it is turned: a square needs twice its own at 45 degrees, a long strip far more. Pillow
+warns of larger ones."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Cutout:
     It is trimmed to what is visible; flipped, scaled and turned about its middle, in this order; and put there.
 
     Attributes:
-        image: with transparency, or with a mask. Afterwards RGBA, trimmed.
+        image: a PIL image, path or array, with transparency, or with a mask. Afterwards RGBA, trimmed.
         mask: where the object is in ``image``, white, of its size. Afterwards None: it is in ``image``.
         position: where its middle comes to lie, (x, y) in pixels of the collage; None for the same place as in its
             own image.
@@ -57,9 +54,21 @@ class Cutout:
     z: int = 0
     scenery: bool = False
 
+    if TYPE_CHECKING:  # it takes more kinds of images than it holds
+
+        def __init__(
+            self,
+            image: ImageLike,
+            mask: MaskLike | None = None,
+            position: Point | None = None,
+            scale: float = 1.0,
+            rotation: float = 0.0,
+            flip: bool = False,
+            z: int = 0,
+            scenery: bool = False,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
-        if not isinstance(self.image, Image.Image):
-            raise ConductorError(f"a cut-out's image must be a PIL image, but it is a {type(self.image).__name__}")
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ConductorError(f"a cut-out's scale must be larger than 0, but it is {self.scale:g}")
         if not all(math.isfinite(number) for number in (self.rotation, *(self.position or ()))):
@@ -81,13 +90,13 @@ class Cutout:
             )
 
     @classmethod
-    def from_words(cls, image: Image.Image, words: str, grounder: Grounder) -> Cutout:
-        """The surest object in ``image`` that ``words`` name, cut out.
+    def from_words(cls, image: ImageLike, words: str, grounder: Grounder) -> Cutout:
+        """Cut the surest object that ``words`` name out of ``image``.
 
         Raises:
             ConductorError: they name nothing there.
         """
-        layer = as_rgb(image)
+        layer = open_image(image, "the cut-out's image")
         (found,) = grounder.find(layer, [words])
         if not found:
             raise ConductorError(f"'{words}' is not found in the cut-out's image; use other words, or give a mask")
@@ -95,18 +104,24 @@ class Cutout:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height once scaled, before it is turned."""
+        """Return width and height once scaled, before it is turned."""
         return max(1, round(self.image.width * self.scale)), max(1, round(self.image.height * self.scale))
 
     def fitted(self, box: Box) -> Cutout:
-        """As large as fits into ``box`` (left, top, right, bottom), standing in the middle of its lower edge."""
+        """Return it as large as fits into ``box`` (left, top, right, bottom), in the middle of its lower edge."""
         left, top, right, bottom = box
         width, height = replace(self, scale=1.0).drawn().size
         scale = min((right - left) / width, (bottom - top) / height)
         return replace(self, scale=scale, position=((left + right) / 2, bottom - height * scale / 2))
 
     def drawn(self) -> Image.Image:
-        """Flipped, scaled and turned, RGBA; edges are resampled with their transparency, so that they don't darken."""
+        """Return it flipped, scaled and turned, RGBA.
+
+        Edges are resampled with their transparency, so that they don't darken.
+
+        Raises:
+            ConductorError: turned, it would be too large.
+        """
         image = ImageOps.mirror(self.image) if self.flip else self.image
         if image.size != self.size:
             image = image.resize(self.size, Image.Resampling.LANCZOS)
@@ -116,7 +131,7 @@ class Cutout:
         return image.crop(image.getchannel("A").getbbox())
 
     def _check_turned(self, size: tuple[int, int]) -> None:
-        angle = math.radians(self.rotation)
+        angle = math.radians(self.rotation % 360)
         across, down = abs(math.cos(angle)), abs(math.sin(angle))
         pixels = (size[0] * across + size[1] * down) * (size[0] * down + size[1] * across)
         if pixels > MOST_TURNED:
@@ -126,7 +141,7 @@ class Cutout:
             )
 
     def part_on(self, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
-        """What of it lies on a canvas of ``size``, RGBA, and where its upper left corner comes; nothing is 0x0."""
+        """Return what of it lies on a canvas of ``size``, RGBA (nothing is 0x0), and where its upper left corner is."""
         image, (x, y) = self.drawn(), self.middle
         # floor(x + 1/2), so that halves go one way wherever the cut-out lies
         left, top = math.floor(x - image.width / 2 + 0.5), math.floor(y - image.height / 2 + 0.5)
@@ -138,14 +153,14 @@ class Cutout:
 
     @property
     def middle(self) -> Point:
-        """Its position, which is known once it is made."""
+        """Return its position, which is known once it is made."""
         assert self.position is not None
         return self.position
 
 
-def _transparent(image: Image.Image, mask: MaskLike | None) -> Image.Image:
+def _transparent(image: ImageLike, mask: MaskLike | None) -> Image.Image:
     """The image as RGBA, what the mask leaves out transparent."""
-    layer = as_layer(image)
+    layer = open_layer(image, "the cut-out's image")
     if mask is None:
         if layer.mode != "RGBA":
             raise ConductorError(
@@ -153,7 +168,7 @@ def _transparent(image: Image.Image, mask: MaskLike | None) -> Image.Image:
                 "image has none"
             )
         return layer
-    inside = mask_image(mask)
+    inside = turn_with(open_mask(mask, "the cut-out's mask"), layer)
     if inside.size != layer.size:
         raise ConductorError(
             f"the cut-out's image has {layer.width}x{layer.height} pixels, but its mask {inside.width}x"
@@ -166,5 +181,5 @@ def _transparent(image: Image.Image, mask: MaskLike | None) -> Image.Image:
 
 
 def numbered(cutouts: Sequence[Cutout], index: int) -> str:
-    """What a cut-out is called in messages."""
+    """Return what a cut-out is called in messages."""
     return f"cut-out {index + 1} of {len(cutouts)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +11,21 @@ from PIL import Image
 
 from concept_conductor._deprecated import names
 from concept_conductor.errors import ConductorError
+from concept_conductor.grounding.grounder import Grounder
 from concept_conductor.layouts.boxes import Box, check_boxes
 from concept_conductor.layouts.collage import Collage
 from concept_conductor.layouts.cutout import Cutout
 from concept_conductor.layouts.phrases import Search, parted, shown
 
-if TYPE_CHECKING:
-    from concept_conductor.grounding.grounder import Grounder
-
 Mask = NDArray[np.bool_]
 
 
 class TextToImage(Protocol):
-    """Makes a plain image of a prompt, always the same from the same seed."""
+    """What makes a plain image of a prompt, always the same from the same seed."""
 
-    def __call__(self, prompt: str, seed: int) -> Image.Image: ...
+    def __call__(self, prompt: str, seed: int) -> Image.Image:
+        """Return the image of ``prompt`` from ``seed``, RGB."""
+        ...
 
 
 class Made(NamedTuple):
@@ -45,9 +45,9 @@ class Made(NamedTuple):
 def generated_scene(
     text_to_image: TextToImage, prompt: str, words: Sequence[str], grounder: Grounder, seeds: Sequence[int]
 ) -> Made:
-    """The first image of ``prompt`` that shows just as many objects as ``words`` name.
+    """Return the first image of ``prompt`` that shows just as many objects as ``words`` name.
 
-    Where none does, the first that shows more of them is taken.
+    Where none does, take the first that shows more of them.
 
     Args:
         text_to_image: makes the candidates.
@@ -90,7 +90,7 @@ def objects_in_boxes(
     size: tuple[int, int] | None = None,
     prompt: str = "{words}",
 ) -> Made:
-    """A collage of objects that are generated one by one, each fitted into its box.
+    """Generate objects one by one, fit each into its box, and return the collage of them.
 
     An object is taken from the first image that shows it once and whole; where none does, from the first that shows
     it at all. Objects of the same words are different ones.

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from pydantic import Field
+from scipy import ndimage
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.io.drawing import mask_as_image
 from concept_conductor.settings import Settings
 
 LONGEST = 1024
@@ -34,7 +36,7 @@ class MaskEdit(Settings):
     grow: Annotated[float, Field(ge=-1000, le=1000)] = 0.0
 
     def apply(self, masks: Sequence[Mask]) -> list[Mask]:
-        """The edited masks; no mask grows into what was another's.
+        """Return the edited masks; no mask grows into what was another's.
 
         Args:
             masks: ``(h, w)`` each, of one size, that of the layout's image.
@@ -61,61 +63,37 @@ class MaskEdit(Settings):
 
 
 def resized(mask: Mask, size: tuple[int, ...]) -> Mask:
-    """A mask at another height and width, by its nearest pixels."""
+    """Return a mask at another height and width, by its nearest pixels."""
     if mask.shape == size:
         return mask
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def filled(mask: Mask) -> Mask:
-    """The mask with its holes: all that cannot be reached from the image's edge without crossing it."""
-    outside = np.pad(~mask, 1, constant_values=True)
-    reached = np.zeros_like(outside)
-    reached[0] = True
-    before = -1
-    while (count := int(reached.sum())) != before:
-        before = count
-        for turned, open_ in ((reached, outside), (reached.T, outside.T)):
-            _run_along(turned, open_)
-    return ~reached[1:-1, 1:-1]
-
-
-def _run_along(reached: Mask, open_: Mask) -> None:
-    """Let what is reached spread along every row over what is open, in place."""
-    # number the stretches of open pixels through all rows; a closed pixel ends one, and so does a row's end
-    ends = np.pad(~open_, ((0, 0), (0, 1)), constant_values=True)
-    stretch = np.cumsum(ends).reshape(ends.shape)[:, :-1]
-    touched = np.zeros(int(ends.sum()) + 1, dtype=bool)
-    touched[stretch[reached & open_]] = True
-    reached |= touched[stretch] & open_
+    """Return the mask with its holes: all that cannot be reached from the image's edge without crossing it."""
+    holes: Mask = ndimage.binary_fill_holes(mask)
+    return holes
 
 
 def smoothed(mask: Mask, radius: float) -> Mask:
-    """The mask with its outline rounded: blurred, and cut at one half."""
+    """Return the mask with its outline rounded: blurred, and cut at one half."""
     if radius <= 0:
         return mask
     # what lies beyond the image's edge is taken to be as the edge is
     border = math.ceil(3 * radius)
-    padded = Image.fromarray(np.pad(mask, border, mode="edge").astype(np.uint8) * 255)
+    padded = mask_as_image(np.pad(mask, border, mode="edge"))
     blurred = np.asarray(padded.filter(ImageFilter.GaussianBlur(radius)))
     return blurred[border:-border, border:-border] >= 128
 
 
 def grown(mask: Mask, distance: float) -> Mask:
-    """All pixels within ``distance`` of the mask; a negative one leaves those farther than that from its outside.
+    """Return all pixels within ``distance`` of the mask; a negative one leaves those farther from its outside.
 
     Distances are Euclidean, from pixel middle to pixel middle. Beyond the image's edge there is neither.
     """
     if distance < 0:
         return ~grown(~mask, -distance)
-    height, width = mask.shape
-    result = mask.copy()
-    counted = np.pad(np.cumsum(mask, 1, dtype=np.int32), ((0, 0), (1, 0)))
-    columns = np.arange(width)
-    for down in range(math.floor(distance) + 1):
-        across = math.floor(math.sqrt(distance**2 - down**2))
-        first, last = np.maximum(columns - across, 0), np.minimum(columns + across + 1, width)
-        near = counted[:, last] > counted[:, first]
-        result[down:] |= near[: max(0, height - down)]
-        result[: max(0, height - down)] |= near[down:]
-    return result
+    if not mask.any():
+        return mask  # SciPy measures to nothing from no mask
+    within: Mask = ndimage.distance_transform_edt(~mask) <= distance
+    return within

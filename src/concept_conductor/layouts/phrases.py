@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.grounding.grounder import Explaining, Grounder, Segment
 from concept_conductor.io.tensors import mask_iou
 from concept_conductor.layouts.boxes import Box, check_boxes
-
-if TYPE_CHECKING:
-    from concept_conductor.grounding.grounder import Grounder, Segment
 
 SIDE = re.compile(r"(.+?),?\s+(?:on|to|at) the (left|right)", re.IGNORECASE)
 """Words that say which of several objects they mean."""
@@ -26,7 +23,7 @@ LEAST_INSIDE = 0.5
 
 
 def masks_of_words(image: Image.Image, words: Sequence[str], grounder: Grounder) -> list[NDArray[np.bool_]]:
-    """A mask for each of ``words``, each of another object.
+    """Return a mask for each of ``words``, each of another object.
 
     Where the same words stand several times they mean the surest objects from left to right; "a dog on the right" is
     the rightmost dog.
@@ -58,7 +55,7 @@ def masks_of_words(image: Image.Image, words: Sequence[str], grounder: Grounder)
 def masks_of_words_in_boxes(
     image: Image.Image, words: Sequence[str], boxes: Sequence[Box], grounder: Grounder
 ) -> list[NDArray[np.bool_]]:
-    """For each box the object of its words that fills it best, cut to it, each of another object.
+    """Return for each box the object of its words that fills it best, cut to it, each another object.
 
     Args:
         image: the layout image, RGB.
@@ -94,7 +91,7 @@ def masks_of_words_in_boxes(
 
 
 class Search:
-    """What words ask for.
+    """How many objects of each kind words ask for, and on which side.
 
     Args:
         words: "a dog", "a dog on the right", one for each concept.
@@ -106,20 +103,20 @@ class Search:
         self.counts = Counter(self.nouns)
 
     def look(self, image: Image.Image, grounder: Grounder) -> dict[str, list[Segment]]:
-        """For each noun what is found, surest first."""
+        """Find what each noun names, surest first."""
         wanted = list(self.counts)
         return dict(zip(wanted, grounder.find(image, wanted)))
 
     def enough(self, found: dict[str, list[Segment]]) -> bool:
-        """Whether there is an object for each of the words."""
+        """Return whether there is an object for each of the words."""
         return all(len(found[noun]) >= count for noun, count in self.counts.items())
 
     def exact(self, found: dict[str, list[Segment]]) -> bool:
-        """Whether there are just as many objects as words."""
+        """Return whether there are just as many objects as words."""
         return all(len(found[noun]) == count for noun, count in self.counts.items())
 
     def masks(self, found: dict[str, list[Segment]]) -> list[NDArray[np.bool_]]:
-        """The objects' masks in the words' order, from what is found, which is enough."""
+        """Return the objects' masks in the words' order, from what is found, which is enough."""
         chosen: dict[int, Segment] = {}
         for noun, segments in found.items():
             places = [index for index, other in enumerate(self.nouns) if other == noun]
@@ -134,22 +131,20 @@ class Search:
 
 
 def parted(words: str) -> tuple[str, str | None]:
-    """The noun, and the side if one is named."""
+    """Return the noun that ``words`` hold, and the side if they name one."""
     match = SIDE.fullmatch(words.strip())
     return (match[1], match[2].lower()) if match else (words.strip(), None)
 
 
 def shown(found: dict[str, list[Segment]]) -> str:
-    """What is found, for messages: "2 of 'a dog', 1 of 'a cat'"."""
+    """Return what is found, for messages: "2 of 'a dog', 1 of 'a cat'"."""
     return ", ".join(f"{len(segments)} of '{noun}'" for noun, segments in found.items() if segments) or "nothing"
 
 
 def _advice(image: Image.Image, noun: str, grounder: Grounder) -> str:
     """What is there instead, where the grounder can say it, and what can be done."""
-    from concept_conductor.grounding.grounder import Explaining
-
     instead = f"{grounder.instead(image, noun)}; " if isinstance(grounder, Explaining) else ""
-    return f"{instead}use other words, lower the threshold ('threshold' in a recipe), or give masks, points or boxes"
+    return f"{instead}use other words, or give masks, points or boxes"
 
 
 def _centre(segment: Segment) -> float:

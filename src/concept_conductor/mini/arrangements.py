@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from concept_conductor.io.tensors import to_images
 from concept_conductor.mini.designs import Atlas
 from concept_conductor.mini.world import World, caption
 
@@ -50,10 +51,9 @@ def arrange(world: World, classes: Sequence[str], backdrop: str, seed: int) -> A
         cells.append(int(choices[torch.randint(len(choices), (1,), generator=generator)]))
     backdrops = torch.tensor([world.backdrop_names.index(backdrop)])
     scene = world.draw(torch.tensor([cells]), backdrops, generator)
-    pixels = ((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     masks = scene.masks[0].cpu().numpy()
     prompt = caption(list(classes), backdrop, counted=False)
-    return Arrangement(prompt, Image.fromarray(pixels), tuple(masks), tuple(map(frame_of, masks)))
+    return Arrangement(prompt, to_images(scene.images / 2 + 0.5)[0], tuple(masks), tuple(map(frame_of, masks)))
 
 
 def design_of(name: str) -> str:

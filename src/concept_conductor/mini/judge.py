@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from concept_conductor.io.tensors import mask_iou
+from concept_conductor.io.tensors import mask_iou, to_pixels
 from concept_conductor.mini import JUDGE_FILE
 from concept_conductor.mini.designs import Atlas, Design
 from concept_conductor.mini.presets import Preset
@@ -36,6 +36,8 @@ SMALLEST = 0.006
 """Least share of the image that an object's mask covers."""
 PEAK = 0.3
 """Least height of a peak of the middles' map."""
+LEAST_SCORE = 0.5
+"""Score of the least sure object that is found, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,7 @@ class Judge:
     def find(self, image: Image.Image) -> list[Finding]:
         """The objects of one image, from left to right; none if there is nothing the judge knows."""
         pixels = image.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC)
-        tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 127.5 - 1
-        return self.find_all(tensor[None])[0]
+        return self.find_all(to_pixels(pixels)[None])[0]
 
     @torch.no_grad()
     def find_all(self, images: Tensor) -> list[list[Finding]]:
@@ -163,7 +164,7 @@ class Judge:
                 continue
             mean = shares[:, mask].mean(1)
             best = int(mean.argmax())
-            if best == len(self.designs) or mean[best] < 0.5:
+            if best == len(self.designs) or mean[best] < LEAST_SCORE:
                 continue
             rows, columns = torch.nonzero(mask.any(1))[:, 0].tolist(), torch.nonzero(mask.any(0))[:, 0].tolist()
             left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1

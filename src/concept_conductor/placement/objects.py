@@ -12,10 +12,11 @@ from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.grounding.grounder import Grounder
-from concept_conductor.io.tensors import MaskLike, mask_image
-from concept_conductor.layouts.boxes import MOST_SHARED, Box, check_boxes
-from concept_conductor.layouts.cutout import Cutout, Point
+from concept_conductor.io.tensors import MaskLike, open_mask
+from concept_conductor.layouts.boxes import MOST_SHARED, Box, Point, check_boxes, check_point
+from concept_conductor.layouts.cutout import Cutout
 from concept_conductor.layouts.mask_edit import LONGEST, grown, resized
+from concept_conductor.layouts.masks import turn_with
 from concept_conductor.layouts.phrases import masks_of_words
 
 
@@ -43,7 +44,7 @@ class Replace:
 
     @property
     def drawn(self) -> bool:
-        """Whether the user drew the area that may change, rather than named an object, whose outline is found."""
+        """Return whether the user drew the area that may change, and named no object, whose outline is found."""
         return self.mask is not None or self.box is not None
 
 
@@ -73,7 +74,7 @@ class Add:
             )
 
     def placed(self, size: tuple[int, int]) -> Cutout:
-        """The cut-out where it comes to lie in an image of ``size`` (width, height).
+        """Return the cut-out where it comes to lie in an image of ``size`` (width, height).
 
         Raises:
             ConductorError: the box or the point lies outside.
@@ -94,10 +95,11 @@ class Add:
 def masks_of_objects(
     image: Image.Image, objects: Sequence[Replace], grounder: Grounder | None
 ) -> list[NDArray[np.bool_]]:
-    """Where each of the objects is, ``(h, w)``, boolean, of the image's size.
+    """Return where each of the objects is, ``(h, w)``, boolean, of the image's size.
 
     Args:
         image: RGB.
+        objects: which.
         grounder: finds what words name and what lies under points.
 
     Raises:
@@ -118,12 +120,12 @@ def masks_of_objects(
         if one.box is not None:
             masks[number] = mask_of_box(one.box, image.size)
         elif one.mask is not None:
-            masks[number] = drawn_mask(one.mask, image.size, f"mask {number + 1}")
+            masks[number] = drawn_mask(one.mask, image, f"mask {number + 1}")
     return [masks[number] for number in range(len(objects))]
 
 
 def masks_under(image: Image.Image, points: Sequence[Point], grounder: Grounder) -> list[NDArray[np.bool_]]:
-    """The object under each of the points.
+    """Return the object under each of the points, ``(h, w)``, boolean.
 
     Raises:
         ConductorError: a point lies outside of the image, or on nothing.
@@ -140,22 +142,8 @@ def masks_under(image: Image.Image, points: Sequence[Point], grounder: Grounder)
     return masks
 
 
-def check_point(point: Point, size: tuple[int, int]) -> None:
-    """Refuse a point outside of an image of ``size`` (width, height).
-
-    Raises:
-        ConductorError: it is.
-    """
-    (x, y), (width, height) = point, size
-    if not (0 <= x < width and 0 <= y < height):
-        raise ConductorError(
-            f"the point ({x:g}, {y:g}) lies outside of the image of {width}x{height} pixels; points are (x, y) from "
-            "its upper left corner"
-        )
-
-
 def mask_of_box(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """All pixels that a box touches.
+    """Return all pixels that a box touches, ``(h, w)``, boolean.
 
     Raises:
         ConductorError: the box is empty, or reaches out of the image of that size (width, height).
@@ -167,21 +155,22 @@ def mask_of_box(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
-def drawn_mask(mask: MaskLike, size: tuple[int, int], name: str) -> NDArray[np.bool_]:
-    """A user's mask, checked.
+def drawn_mask(mask: MaskLike, image: Image.Image, name: str) -> NDArray[np.bool_]:
+    """Return a user's mask ``(h, w)``, boolean, checked.
 
     Args:
-        size: width and height of the image that it was drawn on.
+        mask: as the user has it.
+        image: what it was drawn on.
         name: for messages.
 
     Raises:
         ConductorError: it is of another size, or empty.
     """
-    drawn = mask_image(mask)
-    if drawn.size != size:
+    drawn = turn_with(open_mask(mask, name), image)
+    if drawn.size != image.size:
         raise ConductorError(
-            f"{name} has {drawn.width}x{drawn.height} pixels, but the image {size[0]}x{size[1]}; draw it on the image "
-            "itself, white on black"
+            f"{name} has {drawn.width}x{drawn.height} pixels, but the image {image.width}x{image.height}; draw it on "
+            "the image itself, white on black"
         )
     inside: NDArray[np.bool_] = np.asarray(drawn) > 127
     if not inside.any():
@@ -205,7 +194,7 @@ def check_apart(masks: Sequence[NDArray[np.bool_]]) -> None:
 
 
 def widened(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
-    """All that lies at most ``reach`` pixels from the mask; large ones are widened at a smaller size."""
+    """Return all that lies at most ``reach`` pixels from the mask; large ones are widened at a smaller size."""
     share = min(1.0, LONGEST / max(mask.shape))
     small = resized(mask, tuple(max(1, round(side * share)) for side in mask.shape))
     return resized(grown(small, reach * share), mask.shape) | mask
