@@ -7,10 +7,11 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -22,6 +23,7 @@ from concept_conductor.denoiser.paths import AllRows
 
 WIDTHS = {"sd15": 768, "sd21": 1024, "sdxl": 2048}
 TOLERANCE = 5e-5
+FAMILIES = ("sd15", "sdxl")
 
 
 def tiny_unet(family: str) -> UNet2DConditionModel:
@@ -186,3 +188,22 @@ def packed_lora(pipe: ConceptConductorPipeline, networks: Sequence[str], ends: s
         state = get_peft_model_state_dict(adapted)
         packed |= {f"{name}.{key.removeprefix('base_model.model.')}": value * 0.3 for key, value in state.items()}
     return packed
+
+
+def check(path: Path, result: Trained) -> None:
+    """The file's concept gives what the trained adapters gave, and is told as its family's."""
+    models = clean(result)
+    before = models.outputs()
+    concept = Concept.load(path)
+    assert_same_outputs(models.with_concept(concept), result.outputs)
+    assert concept.family == result.models.family
+    assert len(concept.tokens) == len(concept.text_encoders) == len(models.networks) - 1
+    assert_same_outputs(models.outputs(), before)
+
+
+def save_diffusers(folder: Path, result: Trained, **more: Any) -> Path:
+    """What a pipeline's ``save_lora_weights`` writes."""
+    pipeline = StableDiffusionXLPipeline if result.models.family == "sdxl" else StableDiffusionPipeline
+    layers = {f"{name}_lora_layers": state for name, state in result.states.items()}
+    pipeline.save_lora_weights(folder, **layers, **more)
+    return folder / "pytorch_lora_weights.safetensors"

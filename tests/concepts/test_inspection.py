@@ -17,8 +17,10 @@ from concept_conductor.concepts.formats.convert import ConceptFormat
 from concept_conductor.concepts.inspection import inspect
 from concept_conductor.errors import ConceptFileError
 from tests.concepts.conftest import DIM, concept
-from tests.concepts.formats.test_formats import same
+from tests.concepts.files import same
 from tests.conftest import TINY
+
+TO_K = "mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k"
 
 
 def conductor(*words: str | Path) -> int:
@@ -129,7 +131,7 @@ def test_a_refused_file_is_named_and_explained(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_folder_is_reported_as_one_concept(tmp_path: Path) -> None:
     save_file({"<mug>": torch.randn(768)}, tmp_path / "learned_embeds.safetensors")
-    torch.save({"mid_block.attn2.processor.to_k_custom_diffusion.weight": torch.ones(4, 768)}, tmp_path / "weights.bin")
+    torch.save({f"{TO_K}_custom_diffusion.weight": torch.ones(4, 768)}, tmp_path / "weights.bin")
     report = inspect(tmp_path)
     assert report.path == tmp_path
     assert report.kind == "Custom Diffusion + textual inversion"

@@ -11,6 +11,7 @@ from diffusers.utils import convert_state_dict_to_kohya
 from safetensors.torch import save_file
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, FamilyError, Layout
+from tests.compare import ROUNDING, relative
 from tests.concepts.models import packed_lora
 from tests.conftest import TINY as TINY_SD15
 from tests.conftest import VARIANTS, tiny_image
@@ -68,7 +69,7 @@ def test_saved_as_ours_they_make_the_same_image(
         )
         for place, entry in enumerate(mixed)
     ]
-    assert torch.equal(tiny_pipe(**call).images, tiny_pipe(**{**call, "concepts": again}).images)
+    assert relative(tiny_pipe(**{**call, "concepts": again}).images, tiny_pipe(**call).images) < ROUNDING
 
 
 def test_a_lora_of_another_family_is_refused(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout
 from concept_conductor.concepts.formats.convert import ConceptFormat
+from tests.compare import ROUNDING, relative
 from tests.concepts.models import packed_lora
 from tests.conftest import TINY_XL, VARIANTS, tiny_image
 from tests.stability import unet_layer
@@ -114,4 +115,4 @@ def test_kohyas_file_in_diffusers_names_makes_the_same_image(
             weight=entry.weight,
         )
     images = tiny_xl(**{**call, "concepts": again}).images
-    assert torch.equal(images, together)
+    assert relative(images, together) < ROUNDING  # a layer that is lost changes 1e-4

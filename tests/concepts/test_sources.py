@@ -24,7 +24,7 @@ LAYER = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
 def lora(path: Path, width: int = DIM, layer: str = LAYER) -> Path:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     keys = {"lora_A": torch.randn(2, width), "lora_B": torch.randn(4, 2)}
     save_file({f"unet.{layer}.{half}.weight": value for half, value in keys.items()}, path)
     return path
@@ -190,3 +190,105 @@ def test_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     for source in ("user/not-in-the-cache", "user/not-in-the-cache/file.safetensors"):
         with pytest.raises(ConceptFileError, match="not in the cache.*give its path"):
             Concept.load(source)
+
+
+def test_shipped_names_stay_in_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "shipped"
+    concept().save(shipped / "dog-noto.safetensors")
+    concept().save(tmp_path / "secret.safetensors")
+    monkeypatch.setattr("concept_conductor.mini.CONCEPTS_FOLDER", shipped)
+    assert Concept.load("mini/dog-noto").name == "toy"
+    for bad in ("mini/../secret", "mini/nothing", "mini/", "mini//etc/passwd", "mini/.", "mini/dog-noto/../dog-noto"):
+        with pytest.raises(ConceptFileError, match="no shipped concept.*mini/dog-noto"):
+            Concept.load(bad)
+
+
+def test_a_file_on_disk_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    concept().save(tmp_path / "mini" / "mine.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert Concept.load("mini/mine.safetensors").name == "toy"
+
+
+def adapter(folder: Path, layer: str = LAYER) -> Path:
+    """A PEFT adapter for one network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = {"lora_A": torch.randn(2, DIM), "lora_B": torch.randn(4, 2)}
+    path = folder / "adapter_model.safetensors"
+    save_file({f"base_model.model.{layer}.{half}.weight": value for half, value in keys.items()}, path)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    return path
+
+
+Q_PROJ = "text_model.encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("text_encoder", "text_encoder_2"),
+        ("text_encoder_one", "text_encoder_two"),
+        ("text_encoder_1", "text_encoder_2"),
+    ],
+)
+def test_adapters_for_every_network_are_used(tmp_path: Path, names: tuple[str, str]) -> None:
+    adapter(tmp_path / "mug" / "unet")
+    for name in names:
+        adapter(tmp_path / "mug" / name, Q_PROJ)
+    before = sources.sha256_of_source(tmp_path / "mug")
+    mug = Concept.load(tmp_path / "mug")
+    assert set(mug.unet) == {LAYER} and [len(layers) for layers in mug.text_encoders] == [1, 1]
+    (tmp_path / "mug" / names[1] / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 4}')
+    assert sources.sha256_of_source(tmp_path / "mug") != before
+
+
+def test_parts_of_a_folder_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    adapter(tmp_path / "a" / "unet")
+    adapter(tmp_path / "a" / "te", Q_PROJ)
+    with pytest.raises(ConceptFileError, match="weights in its folder 'te' too, which is no adapter for a model"):
+        Concept.load(tmp_path / "a")
+    lora(tmp_path / "b" / "lora.safetensors")
+    lora(tmp_path / "b" / "unet" / "more.safetensors")
+    with pytest.raises(ConceptFileError, match="weights in its folder 'unet' too"):
+        Concept.load(tmp_path / "b")
+    lora(tmp_path / "c" / "lora.safetensors")
+    adapter(tmp_path / "c" / "text_encoder", Q_PROJ).unlink()
+    with pytest.raises(ConceptFileError, match="has an adapter's settings but no weights"):
+        Concept.load(tmp_path / "c")
+    lora(tmp_path / "d" / "lora.safetensors")
+    torch.save({"state": {}}, tmp_path / "d" / "other.ckpt")
+    with pytest.raises(ConceptFileError, match="other.ckpt holds no concept that is known"):
+        Concept.load(tmp_path / "d")
+
+
+def test_what_a_training_leaves_is_passed_over(tmp_path: Path) -> None:
+    """Accelerate's and transformers' states, earlier checkpoints, and embeddings of earlier steps."""
+    folder = tmp_path / "checkpoint-500"
+    weights = lora(folder / "pytorch_lora_weights.safetensors")
+    token = embedding(folder / "learned_embeds.safetensors")
+    before = sources.sha256_of_source(folder)
+    embedding(folder / "learned_embeds-steps-100.safetensors")
+    for name in ("optimizer.bin", "optimizer_1.bin", "optimizer.pt", "scheduler.bin", "scaler.pt", "sampler.bin",
+                 "rng_state_0.pth", "training_args.bin", "random_states_0.pkl"):  # fmt: skip
+        torch.save({"state": {}, "param_groups": [{"lr": 1e-4}]}, folder / name)
+    lora(folder / "checkpoint-100" / "pytorch_lora_weights.safetensors")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "events.out").write_text("")
+    (folder / "sample.png").write_bytes(b"")
+    assert sources.find_files(folder) == [token, weights]
+    assert sources.sha256_of_source(folder) == before
+    assert set(Concept.load(folder).unet) == {LAYER}
+
+
+def test_a_folder_of_checkpoints_alone_names_one(tmp_path: Path) -> None:
+    for number in (100, 200):
+        lora(tmp_path / f"checkpoint-{number}" / "pytorch_lora_weights.safetensors")
+    torch.save({}, tmp_path / "optimizer.bin")
+    with pytest.raises(ConceptFileError, match="one of a training's checkpoints in it, such as 'checkpoint-200'"):
+        Concept.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "user/" + "a" * 300, "a/" * 3000, "a\0b", ""])
+def test_names_that_no_file_has(name: str) -> None:
+    with pytest.raises(ConceptFileError, match="no concept file|folder without"):
+        Concept.load(name)
+    assert inspect(name).problem is not None

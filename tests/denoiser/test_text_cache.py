@@ -15,6 +15,7 @@ from concept_conductor.denoiser.masks import Masks
 from concept_conductor.denoiser.paths import Fusion
 from concept_conductor.method.multipath import multipath
 from concept_conductor.settings import Injection
+from tests.compare import ROUNDING, relative
 
 STEPS = 3
 
@@ -64,15 +65,10 @@ def test_another_text_is_projected_anew(tiny_pipe: ConceptConductorPipeline, tex
         first = paths.predict(latents, t, text, whole, None)
         swapped = paths.predict(latents, t, other, whole, None)
         alone = paths.layout_keys(latents, t, text, whole)
-        assert torch.equal(paths.predict(latents, t, text, whole, None), first)
-    assert not torch.equal(first, swapped)
+        assert relative(paths.predict(latents, t, text, whole, None), first) < ROUNDING
+    assert relative(swapped, first) > 1e-3
     torch.testing.assert_close(swapped.flip(1), first, rtol=1e-4, atol=1e-5)
     assert alone.shape[:2] == (2, 1)
-
-
-def test_without_guidance_the_conditional_half_is_all_there_is(text: Conditioning) -> None:
-    assert text.conditional is not text and text.conditional is text.conditional
-    assert text.conditional.conditional is text.conditional
 
 
 def test_no_graph_is_kept(tiny_pipe: ConceptConductorPipeline, text: Conditioning) -> None:
@@ -84,4 +80,4 @@ def test_no_graph_is_kept(tiny_pipe: ConceptConductorPipeline, text: Conditionin
             latents = torch.zeros(1, 4, 16, 16, requires_grad=True)
             keys = paths.layout_keys(latents, t, text, slice(0, 2))
             gradients.append(torch.autograd.grad(keys.square().sum(), latents)[0])
-    assert torch.equal(*gradients) and gradients[0].any()
+    assert gradients[0].any() and relative(*gradients) < ROUNDING

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from concept_conductor.cli.terminal import console
 from concept_conductor.concepts.formats.convert import BY_SUFFIX, ConceptFormat
 from concept_conductor.errors import ConceptFileError
+from concept_conductor.io.printable import printable
 
 app = typer.Typer(help="Look into concept files, and convert them.", no_args_is_help=True, add_completion=False)
 
@@ -23,14 +24,14 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     revision: Revision = None,
 ) -> None:
-    """Say what a concept file holds and where its tensors go; exit 1 where it cannot be used."""
+    """Show what a concept file holds and where its tensors go; exit with 1 where it cannot be used."""
     from concept_conductor.concepts.inspection import inspect as look
 
     report = look(file, revision)
     if json:
-        typer.echo(report.model_dump_json(indent=2))
+        typer.echo(printable(report.model_dump_json(indent=2)))
     else:
-        Console().print(report)
+        console().print(report)
     if report.problem is not None:
         raise typer.Exit(1)
 
@@ -49,8 +50,6 @@ def convert(
 
     chosen = format or BY_SUFFIX.get(out.suffix)
     if chosen is None:
-        raise ConceptFileError(
-            f"the format of {out} is not told by its suffix; give --format {' or '.join(ConceptFormat)}"
-        )
+        raise ConceptFileError(f"the suffix of {out} tells no format; give --format {' or '.join(ConceptFormat)}")
     chosen.save(Concept.load(*files, revision=revision), out)
-    typer.echo(out)
+    typer.echo(printable(str(out)))

@@ -25,11 +25,11 @@ class LowRank(NamedTuple):
         return self.down.shape[0]
 
     def scaled(self, weight: float) -> LowRank:
-        """The same update ``weight`` times as strong, computed in fp32."""
+        """Return the same update ``weight`` times as strong, computed in fp32."""
         return LowRank(self.down, self.up.float() * weight)
 
     def to(self, dtype: torch.dtype) -> LowRank:
-        """The same update in another number type."""
+        """Return the same update in another number type."""
         return LowRank(self.down.to(dtype), self.up.to(dtype))
 
 
@@ -47,15 +47,15 @@ class FullWeight(NamedTuple):
         return min(self.weight.shape)
 
     def scaled(self, weight: float) -> FullWeight:
-        """The same update ``weight`` times as strong."""
+        """Return the same update ``weight`` times as strong."""
         return FullWeight(self.weight, self.strength * weight)
 
     def to(self, dtype: torch.dtype) -> FullWeight:
-        """The same update in another number type."""
+        """Return the same update in another number type."""
         return FullWeight(self.weight.to(dtype), self.strength)
 
     def low_rank(self, base: Tensor) -> LowRank:
-        """The exact update of the layer whose weight is ``base (out, in)``: one of the halves is the identity."""
+        """Return the exact update of the layer whose weight is ``base (out, in)``; one half is the identity."""
         delta = self.strength * (self.weight.to(base.device).float() - base.float())
         identity = torch.eye(self.rank, device=base.device)
         return LowRank(delta, identity) if len(delta) == self.rank else LowRank(identity, delta)

@@ -20,7 +20,7 @@ READS_TEXT = re.compile(r"\.attn2\.to_[kv]$")
 
 
 def family_of(concept: ConceptPart) -> str | None:
-    """``sd15``, ``sd21``, ``sdxl``, or None where nothing in the concept tells.
+    """Return ``sd15``, ``sd21``, ``sdxl``, or None where nothing in the concept tells.
 
     Raises:
         FamilyError: its parts are made for different families.
@@ -65,17 +65,17 @@ def check(concept: ConceptPart, text_width: int, encoders: int) -> None:
 
 
 def cross_attention_width(concept: ConceptPart) -> int | None:
-    """The width of the text that the concept's cross-attention layers read, where it has any."""
+    """Return the width of the text that the concept's cross-attention layers read, where it has any."""
     return next((input_width(update) for name, update in concept.unet.items() if READS_TEXT.search(name)), None)
 
 
 def input_width(update: Update) -> int:
-    """How many numbers the layer takes in."""
+    """Return how many numbers the layer takes in."""
     return update.down.shape[1] if isinstance(update, LowRank) else update.weight.shape[1]
 
 
 def _evidence(concept: ConceptPart) -> Iterator[tuple[set[str], str]]:
-    """Families that a part of the concept fits, and the part's name, for every part that tells."""
+    """Yield, for every part of the concept that tells, the families it fits and the part's name."""
     if len(concept.tokens) > 1 or len(concept.text_encoders) > 1:
         yield {"sdxl"}, "its second text encoder"
     for name, update in concept.unet.items():

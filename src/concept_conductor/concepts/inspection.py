@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_serializer
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from concept_conductor.concepts import families
 from concept_conductor.concepts.data import ConceptPart, Update
-from concept_conductor.concepts.loader import format_of, read_files
+from concept_conductor.concepts.loader import format_of, read_files, read_part
 from concept_conductor.concepts.merge import merge
 from concept_conductor.concepts.sources import find_files
 from concept_conductor.errors import ConductorError
+from concept_conductor.io.printable import one_line
 
 #: Parts of a model by which its layers are told; what comes before them only numbers blocks.
 KINDS_OF_LAYERS = ("attn", "self_attn", "mlp", "ff", "time_embedding", "add_embedding")
@@ -83,6 +85,10 @@ class ConceptReport(BaseModel):
     metadata: dict[str, str] = {}
     problem: str | None = None
 
+    @field_serializer("path")
+    def _path(self, path: Path) -> str:
+        return _whole(str(path))
+
     def __rich__(self) -> RenderableType:
         facts = Table.grid(padding=(0, 2))
         rows = {
@@ -99,48 +105,57 @@ class ConceptReport(BaseModel):
         }
         for label, value in rows.items():
             if value:
-                facts.add_row(Text(label, style="dim"), Text(value))
+                facts.add_row(_text(label, style="dim"), _text(value))
         parts: list[RenderableType] = [facts]
         if self.tokens:
             columns = ("placeholder", "text encoder", "positions", "vectors each", "numbers each")
             tokens = Table(*columns, title="Tokens", title_justify="left")
             for token in self.tokens:
                 sizes = (token.encoder + 1, token.positions, token.layers, token.dim)
-                tokens.add_row(Text(token.placeholder), *map(str, sizes))
+                tokens.add_row(_text(token.placeholder), *map(str, sizes))
             parts.append(tokens)
         if self.weights:
             weights = Table("goes to", "layers", "rank", title="Weights", title_justify="left")
             for group in self.weights:
-                weights.add_row(Text(group.goes_to), str(group.layers), ", ".join(map(str, group.ranks)))
+                weights.add_row(_text(group.goes_to), str(group.layers), ", ".join(map(str, group.ranks)))
             parts.append(weights)
         if self.problem:
-            parts.append(Text(f"refused: {self.problem}", style="red"))
+            parts.append(_text(f"refused: {self.problem}", style="red"))
         return Group(*parts)
 
 
 def inspect(source: str | Path, revision: str | None = None) -> ConceptReport:
-    """Look into a concept file or folder; never raises for what it holds, but says it in ``problem``."""
+    """Return what a concept file or folder holds; what is wrong with it stands in ``problem`` and is not raised."""
     paths = [Path(source)]
     kinds: list[str] = []
     try:
         paths = find_files(source, revision)
         files = read_files(paths)
-        formats = [format_of(file) for file in files]
-        kinds = sorted({reader.KIND for reader in formats})
-        concept = merge([reader.read(file) for reader, file in zip(formats, files)])
+        kinds = sorted({format_of(file).KIND for file in files})
+        concept = merge([read_part(file) for file in files])
         found = {"family": families.family_of(concept), **_contents(concept)}
     except ConductorError as error:
-        found = {"problem": str(error)}
+        found = {"problem": _whole(str(error))}
     return ConceptReport(
         path=paths[0] if len(paths) == 1 else Path(source),
-        size=sum(path.stat().st_size for path in paths if path.is_file()) or None,
+        size=sum(path.stat().st_size for path in paths if os.path.isfile(path)) or None,
         kind=" + ".join(kinds) or None,
         **found,
     )
 
 
+def _text(text: str, style: str = "") -> Text:
+    """Return a stranger's words, whose control characters are shown instead of obeyed."""
+    return Text(one_line(text), style=style)
+
+
+def _whole(text: str) -> str:
+    """Return text that holds half characters, as names of files may, in a form that JSON has."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _contents(concept: ConceptPart) -> dict[str, Any]:
-    """What a report says of a concept that could be read."""
+    """Return what a report says of a concept that could be read."""
     groups = _groups(concept.unet, "U-Net")
     for encoder, layers in enumerate(concept.text_encoders):
         groups += _groups(layers, f"text encoder {encoder + 1}")
@@ -170,7 +185,7 @@ def _contents(concept: ConceptPart) -> dict[str, Any]:
 
 
 def _groups(layers: Mapping[str, Update], model: str) -> list[LayerGroup]:
-    """Layers grouped by the end of their names, which says what they do."""
+    """Group layers by the end of their names, which says what they do."""
     sorts = {name: _sort(name) for name in layers}
     return [
         LayerGroup(
@@ -183,7 +198,7 @@ def _groups(layers: Mapping[str, Update], model: str) -> list[LayerGroup]:
 
 
 def _sort(name: str) -> str:
-    """``...attn2.to_out.0`` -> ``attn2.to_out.0``: the name without what only says where in the model it stands."""
+    """Return a layer's name without what only says where it stands: ``...attn2.to_out.0`` -> ``attn2.to_out.0``."""
     parts = name.split(".")
     starts = [index for index, part in enumerate(parts) if part.startswith(KINDS_OF_LAYERS)]
     return ".".join(parts[starts[-1] :]) if starts else parts[-1]

@@ -1,15 +1,16 @@
-"""loader"""
+"""Reading a concept: which files it lies in, which format each has, and one concept out of all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from concept_conductor.concepts.data import ConceptPart
+from concept_conductor.concepts.data import ConceptPart, Update
 from concept_conductor.concepts.formats import (
     a1111_bundle,
+    comfyui,
     custom_diffusion,
     diffusers_lora,
     ed_lora,
@@ -20,7 +21,8 @@ from concept_conductor.concepts.formats import (
     unsupported,
     weight_file,
 )
-from concept_conductor.concepts.formats.weight_file import WeightFile
+from concept_conductor.concepts.formats.weight_file import SETTINGS, WeightFile
+from concept_conductor.concepts.layer_names import TEXT_ENCODERS, UNET, resolve
 from concept_conductor.concepts.merge import merge
 from concept_conductor.concepts.sources import find_files
 from concept_conductor.errors import ConceptFileError
@@ -41,6 +43,7 @@ FORMATS: tuple[Format, ...] = (
     ed_lora,
     kohya,
     peft_adapter,
+    comfyui,
     diffusers_lora,
     custom_diffusion,
     textual_inversion,
@@ -63,17 +66,53 @@ def load_part(source: str | Path, *others: str | Path, revision: str | None = No
     """
     given = (source, *others)
     files = [file for one in given for file in read_files(find_files(one, revision))]
-    concept = merge([format_of(file).read(file) for file in files])
+    concept = merge([read_part(file) for file in files])
     return replace(concept, source=" + ".join(map(str, given)))
 
 
 def read_files(paths: Sequence[Path]) -> list[WeightFile]:
-    """What files hold before anyone knows what it means, bundled embeddings taken apart."""
+    """Return what files hold before anyone knows what it means, bundled embeddings taken apart."""
     return [part for path in paths for part in a1111_bundle.unbundled(weight_file.read(path))]
 
 
+def read_part(file: WeightFile) -> ConceptPart:
+    """Return what one file holds of a concept, its layers called as diffusers and transformers do.
+
+    Raises:
+        ConceptFileError: it is of no kind that can be read, or names a layer that no network of the families has.
+    """
+    reader = format_of(file)
+    if SETTINGS in file.metadata and reader is not diffusers_lora:
+        raise ConceptFileError(
+            f"{file.path} has settings of an adapter in its header ('{SETTINGS}'), which would change what its weights "
+            f"mean; a {reader.KIND} has none"
+        )
+    part = reader.read(file)
+    return replace(
+        part,
+        unet=_named(file, UNET, part.unet),
+        text_encoders=tuple(_named(file, *entry) for entry in zip(TEXT_ENCODERS, part.text_encoders)),
+    )
+
+
+def _named(file: WeightFile, model: str, layers: Mapping[str, Update]) -> dict[str, Update]:
+    """Return a network's updates under its own layers' names."""
+    named: dict[str, Update] = {}
+    for given, update in layers.items():
+        layer = resolve(model, given)
+        if layer is None:
+            raise ConceptFileError(
+                f"{file.path} has weights for '{given}', but no {'U-Net' if model == UNET else 'text encoder'} of "
+                "SD1.5, SD2.1 or SDXL has a linear layer or convolution of that name"
+            )
+        if layer in named:
+            raise ConceptFileError(f"{file.path} has weights of the layer '{layer}' twice; only one can be used")
+        named[layer] = update
+    return named
+
+
 def format_of(file: WeightFile) -> Format:
-    """The format that reads ``file``.
+    """Return the format that reads ``file``.
 
     Raises:
         ConceptFileError: none does; the sentence names the file's kind where it is known.

@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 
 def merge(parts: Sequence[ConceptPart]) -> ConceptPart:
-    """All parts as one concept of the first one's name, with tables for every text encoder of its family.
+    """Return all parts as one concept of the first one's name, with tables for every text encoder of its family.
 
     Raises:
         ConceptFileError: two parts mean different things by one placeholder, or change the same layer.
@@ -44,7 +44,7 @@ def _two(tables: Sequence[Mapping[str, Value]]) -> tuple[Mapping[str, Value], ..
 
 
 def _by_encoder(parts: Sequence[Sequence[Mapping[str, Value]]], what: str) -> tuple[dict[str, Value], ...]:
-    """For each text encoder, the union of the parts' tables."""
+    """Return, for each text encoder, the union of the parts' tables."""
     encoders = max(len(tables) for tables in parts)
     return tuple(_union((tables[index] for tables in parts if index < len(tables)), what) for index in range(encoders))
 
@@ -62,5 +62,5 @@ def _union(tables: Iterable[Mapping[str, Value]], what: str) -> dict[str, Value]
 
 
 def _same(one: object, other: object) -> bool:
-    """Whether the same vectors come twice, which does no harm."""
+    """Return whether the same vectors come twice, which does no harm."""
     return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)

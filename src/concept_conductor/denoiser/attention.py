@@ -86,7 +86,7 @@ class MultipathProcessor:
 
 
 def attention_probabilities(attn: Attention, hidden_states: Tensor, context: Tensor, forward: Forward) -> Tensor:
-    """Attention probabilities of the conditional rows, mean over the layer's own heads.
+    """Return attention probabilities of the conditional rows, the mean over the layer's own heads.
 
     Args:
         attn: the layer.

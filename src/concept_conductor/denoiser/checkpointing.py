@@ -14,7 +14,7 @@ from concept_conductor.denoiser.paths import Paths
 
 @contextmanager
 def checkpointed(unet: nn.Module, paths: Paths, last: nn.Module | None = None) -> Iterator[None]:
-    """Forwards inside of this context keep only what lies between the U-Net's blocks; gradients compute the rest again.
+    """Keep only what lies between the U-Net's blocks of forwards inside this context; gradients compute the rest again.
 
     Where a block is run again, maybe long after the context has ended, the layers see the forward it ran in first.
 

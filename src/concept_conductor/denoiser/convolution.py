@@ -31,7 +31,7 @@ class PathwiseConv2d(nn.Module):
         adapted = {str(path): update for path, update in enumerate(updates) if update is not None}
 
         def parameters(halves: dict[str, Tensor]) -> nn.ParameterDict:
-            """Parameters, so that they move with the model when it is offloaded."""
+            """Make parameters, so that they move with the model when it is offloaded."""
             return nn.ParameterDict(
                 {path: nn.Parameter(half.to(base.weight), requires_grad=False) for path, half in halves.items()}
             )
@@ -41,7 +41,7 @@ class PathwiseConv2d(nn.Module):
         self.up = parameters({path: update.up[..., None, None] for path, update in adapted.items()})
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(rows, in, h, w)`` to ``(rows, out, h', w')``, in either memory format."""
+        """Map ``(rows, in, h, w)`` to ``(rows, out, h', w')``, in either memory format."""
         y: Tensor = self.base(x)
         present, base = self.rows.present, self.base
         count = present.stop - present.start

@@ -16,31 +16,31 @@ STAGES: dict[Block, str] = {"down": "down_blocks.", "mid": "mid_block.", "up": "
 
 
 def unwrap_compiled(unet: nn.Module) -> nn.Module:
-    """The U-Net itself where ``torch.compile`` has wrapped it."""
+    """Return the U-Net itself where ``torch.compile`` has wrapped it."""
     original = getattr(unet, "_orig_mod", unet)
     assert isinstance(original, nn.Module)
     return original
 
 
 def attention_layers(unet: nn.Module) -> dict[str, Attention]:
-    """Every attention layer by name, in down, mid, up order."""
+    """Return every attention layer by name, in down, mid, up order."""
     named = [(name, module) for name, module in unwrap_compiled(unet).named_modules() if isinstance(module, Attention)]
     return {name: module for stage in STAGES.values() for name, module in named if name.startswith(stage)}
 
 
 def cross_attention_names(unet: nn.Module) -> list[str]:
-    """Names of the layers that attend to text, in down, mid, up order: their positions number the texts."""
+    """Name the layers that attend to text, in down, mid, up order: their positions number the texts."""
     return [name for name, module in attention_layers(unet).items() if module.is_cross_attention]
 
 
 def block_of(name: str) -> Block:
-    """Which part of the U-Net the layer called ``name`` is in."""
+    """Return which part of the U-Net the layer called ``name`` is in."""
     (block,) = (block for block, stage in STAGES.items() if name.startswith(stage))
     return block
 
 
 def self_attention(unet: nn.Module, name: str, purpose: str) -> Attention:
-    """The self-attention layer called ``name``.
+    """Return the self-attention layer called ``name``.
 
     Raises:
         ConductorError: the U-Net has no such layer.
@@ -49,7 +49,7 @@ def self_attention(unet: nn.Module, name: str, purpose: str) -> Attention:
 
 
 def cross_attention(unet: nn.Module, name: str, purpose: str) -> Attention:
-    """The layer called ``name``, which attends to text.
+    """Return the layer called ``name``, which attends to text.
 
     Raises:
         ConductorError: the U-Net has no such layer.

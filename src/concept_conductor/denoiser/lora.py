@@ -57,14 +57,14 @@ class PathwiseLinear(nn.Module):
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """A layer itself where others stand in its place."""
+    """Return a layer itself where others stand in its place."""
     while isinstance(module, PathwiseLinear | PathwiseConv2d | CachedProjection):
         module = module.base
     return module
 
 
 def find_layer(model: nn.Module, name: str) -> str:
-    """The name under which ``model`` has the layer ``name``.
+    """Return the name under which ``model`` has the layer ``name``.
 
     transformers 5 dropped the inner ``text_model`` of CLIPTextModel but not of its sibling with a projection.
 
@@ -160,7 +160,7 @@ def pathwise(model: nn.Module, updates: Sequence[Mapping[str, Update]], rows: Pa
 def pathwise_layer(
     name: str, base: nn.Module, stack: Sequence[Update | None], rows: PathRows
 ) -> PathwiseLinear | PathwiseConv2d:
-    """The layer ``name`` with each path's update (None for none) beside it."""
+    """Return the layer ``name`` with each path's update (None for none) beside it."""
     if not isinstance(base, Layer):
         raise BusyError(f"the layer '{name}' is adapted already; finish or close the run that did it first")
     updates = [None if update is None else as_low_rank(name, update, base) for update in stack]
@@ -170,7 +170,7 @@ def pathwise_layer(
 
 
 def check_fit(model: nn.Module, updates: Mapping[str, Update]) -> None:
-    """Whether ``model`` has a layer of the right shape for every update; nothing is computed.
+    """Check that ``model`` has a layer of the right shape for every update; nothing is computed.
 
     Raises:
         ConceptFileError: it lacks one, or has it in another shape.
@@ -182,7 +182,7 @@ def check_fit(model: nn.Module, updates: Mapping[str, Update]) -> None:
 
 
 def as_low_rank(name: str, update: Update, base: Layer) -> LowRank:
-    """An update as a low-rank one in its layer's own shape.
+    """Return an update as a low-rank one in its layer's own shape.
 
     Raises:
         ConceptFileError: it is made for a layer of another shape.
@@ -192,7 +192,7 @@ def as_low_rank(name: str, update: Update, base: Layer) -> LowRank:
 
 
 def match_shape(name: str, update: Update, base: Layer) -> Update:
-    """An update in its layer's own shape.
+    """Return an update in its layer's own shape.
 
     Some writers give a 1x1 kernel to a linear layer, or none to a 1x1 convolution: both mean the same numbers.
 

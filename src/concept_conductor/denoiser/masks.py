@@ -26,7 +26,7 @@ class Masks:
         self._tokens: dict[int, Tensor] = {}
 
     def tokens(self, count: int) -> Tensor:
-        """The masks in a layer of ``count`` tokens, ``(images, concepts, count)``, boolean."""
+        """Return the masks in a layer of ``count`` tokens, ``(images, concepts, count)``, boolean."""
         if torch.compiler.is_compiling():  # what a compiled graph made must not outlive it
             return self._resized(count)
         if count not in self._tokens:  # the same few resolutions are asked for in every layer of every step
@@ -37,15 +37,15 @@ class Masks:
         return resize(self.grid, token_grid(count, self.grid.shape[-2:])).flatten(2)
 
     def at(self, count: int) -> Tensor:
-        """The masks on the grid of a layer of ``count`` tokens, ``(images, concepts, h', w')``, boolean."""
+        """Return the masks on the grid of a layer of ``count`` tokens, ``(images, concepts, h', w')``, boolean."""
         return self.tokens(count).unflatten(2, token_grid(count, self.grid.shape[-2:]))
 
     def _rectangles(self) -> Masks:
-        """Each mask's bounding rectangle."""
+        """Return each mask's bounding rectangle."""
         return Masks(bounding_rectangle(self.grid))
 
     def _grown(self, margin: float) -> Masks:
-        """Each mask with what lies around it, but for what is another's.
+        """Grow each mask into what lies around it, but for what is another's.
 
         Args:
             margin: how far in every direction, as a fraction of the grid's shorter side.
@@ -58,20 +58,20 @@ class Masks:
         return Masks(self.grid | (around & ~others))
 
     def with_tokens(self, tokens: Tensor) -> Masks:
-        """The masks that have ``tokens (images, concepts, count)`` in a layer of that resolution."""
+        """Return the masks that have ``tokens (images, concepts, count)`` in a layer of that resolution."""
         size = self.grid.shape[-2:]
         coarse = tokens.unflatten(2, token_grid(tokens.shape[2], size))
         # nearest: bringing the result back to the layer's grid gives exactly `tokens` again
         return Masks(F.interpolate(coarse.float(), size=tuple(size), mode="nearest-exact") > 0.5)
 
     def with_changed_tokens(self, tokens: Tensor) -> Masks:
-        """The same, but latents of tokens that stay what they are keep theirs: an outline finer than the layer."""
+        """Do the same, but let latents of unchanged tokens keep theirs: an outline finer than the layer."""
         before, after = (self.with_tokens(each).grid for each in (self.tokens(tokens.shape[2]), tokens))
         return Masks(torch.where(before == after, self.grid, after))
 
 
 def token_grid(count: int, latent_size: torch.Size | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the grid of a layer with ``count`` tokens, for any aspect ratio.
+    """Return height and width of the grid of a layer with ``count`` tokens, for any aspect ratio.
 
     Raises:
         ConductorError: no whole division of the latent grid has so many tokens.
@@ -85,7 +85,7 @@ def token_grid(count: int, latent_size: torch.Size | tuple[int, int]) -> tuple[i
 
 
 def resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks at another resolution: antialiased bilinear resize, binarised at 0.5.
+    """Resize masks: antialiased bilinear, binarised at 0.5.
 
     Args:
         masks: ``(images, concepts, h, w)``, boolean.
@@ -94,7 +94,7 @@ def resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def to_latent_grid(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Given masks on the latent grid: bilinear resize, thresholded.
+    """Bring given masks to the latent grid: bilinear resize, thresholded.
 
     Args:
         pixels: ``(concepts, H, W)`` in 0..255.
@@ -107,7 +107,7 @@ def to_latent_grid(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def bounding_rectangle(masks: Tensor) -> Tensor:
-    """The smallest upright rectangle around each mask; empty for an empty one.
+    """Return the smallest upright rectangle around each mask; empty for an empty one.
 
     Args:
         masks: ``(..., h, w)``, boolean.

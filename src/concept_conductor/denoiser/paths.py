@@ -36,7 +36,7 @@ class Fusion:
 
 @dataclass
 class AttentionRecord:
-    """What the forwards of one step left for a look inside: one entry for each chunk of paths, the base path's last.
+    """Hold what one step's forwards computed: an entry for each chunk of paths, the base path's last.
 
     Attributes:
         predictions: what the U-Net predicted, each ``(paths, guidance, images, 4, h, w)``.
@@ -74,13 +74,13 @@ class Forward:
     remembered: dict[str, Tensor] | None = None
 
     def rows_of_text(self, layer: int) -> Tensor:
-        """The texts of cross-attention layer ``layer`` for every row, ``(rows, tokens, dim)``."""
+        """Return the texts of cross-attention layer ``layer`` for every row, ``(rows, tokens, dim)``."""
         text = self.texts[:, :, layer, None]  # (paths, guidance, 1, tokens, dim)
         paths, guidance, _, tokens, dim = text.shape
         return text.expand(-1, -1, self.images, -1, -1).reshape(paths * guidance * self.images, tokens, dim)
 
     def remember(self, what: str, compute: Callable[[], Tensor]) -> Tensor:
-        """What ``compute`` makes of the texts: made at the first step, known at all others."""
+        """Return what ``compute`` makes of the texts: computed at the first step, kept for all others."""
         # a compiled graph computes it at every step: kept, its tensors would be overwritten where graphs are replayed
         if self.remembered is None or torch.compiler.is_compiling():
             return compute()
@@ -94,7 +94,7 @@ class Forward:
         return rows.unflatten(0, (*self.texts.shape[:2], self.images))
 
     def fuse(self, layer: int, output: Tensor, block: Block, *, cross_attention: bool) -> Tensor:
-        """Eq. 4 at one attention layer: ``f_0 <- f_0 (1 - M_i) + f_i M_i`` for every concept in order.
+        """Apply Eq. 4 at one attention layer: ``f_0 <- f_0 (1 - M_i) + f_i M_i`` for every concept in order.
 
         Where masks overlap the later concept wins. Concept paths keep their own features. If the base path
         comes in a later forward, the concepts' features are kept for it.

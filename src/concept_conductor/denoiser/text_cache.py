@@ -14,7 +14,7 @@ PROJECTIONS = ("to_k", "to_v")
 
 
 class CachedProjection(nn.Module):
-    """What ``base`` makes of the text, which the present forward may know already.
+    """Project the text with ``base``, or return what the run has kept of it.
 
     Args:
         base: the layer's projection, path-wise or not.

@@ -13,7 +13,7 @@ PREFIX = "bundle_emb."
 
 
 def unbundled(file: WeightFile) -> list[WeightFile]:
-    """The file without its bundled embeddings, then each of those as if it lay in a file of its name."""
+    """Return the file without its bundled embeddings, then each of those as if it lay in a file of its name."""
     embeddings: dict[str, dict[str, Any]] = {}
     for key, value in file.content.items():
         if not key.startswith(PREFIX):

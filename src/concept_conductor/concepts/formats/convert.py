@@ -45,7 +45,7 @@ BY_SUFFIX = {".safetensors": ConceptFormat.ours, ".pth": ConceptFormat.mixofshow
 
 
 def with_dtype(concept: ConceptPart, dtype: torch.dtype) -> ConceptPart:
-    """The same concept in another number type; half precision halves its file."""
+    """Return the same concept in another number type; half precision halves its file."""
 
     def cast(layers: Mapping[str, Update]) -> dict[str, Update]:
         return {name: update.to(dtype) for name, update in layers.items()}

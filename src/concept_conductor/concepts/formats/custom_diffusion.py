@@ -20,12 +20,12 @@ KEY = re.compile(r"(.+)\.processor\.(to_[kqv]|to_out)_custom_diffusion(\.0)?\.we
 
 
 def recognises(file: WeightFile) -> bool:
-    """Whether there is one of its weights in it."""
+    """Return whether there is one of its weights in it."""
     return any("_custom_diffusion." in key for key in file.content)
 
 
 def read(file: WeightFile) -> ConceptPart:
-    """The concept in a file of Custom Diffusion's weights.
+    """Return the concept in a file of Custom Diffusion's weights.
 
     Raises:
         ConceptFileError: anything but whole weights of attention layers.

@@ -30,12 +30,12 @@ TEXT_PREFIX = "text_model."
 
 
 def recognises(file: WeightFile) -> bool:
-    """Whether the file has an ED-LoRA's tables."""
+    """Return whether the file has an ED-LoRA's tables."""
     return TOKENS[0] in _tables(file)
 
 
 def read(file: WeightFile) -> ConceptPart:
-    """The concept in a published file.
+    """Return the concept in a published file.
 
     Raises:
         ConceptFileError: anything in the file is not what the layout above says.
@@ -52,7 +52,7 @@ def read(file: WeightFile) -> ConceptPart:
     for name in set(TEXT_ENCODERS) & set(tables) - set(encoders):
         raise ConceptFileError(f"{path} has weights for '{name}' but no token embeddings for it ('{TOKENS[1]}')")
     return ConceptPart(
-        name=path.stem,
+        name=file.name,
         tokens=tokens,
         text_encoders=tuple(
             {
@@ -88,13 +88,13 @@ def save(concept: ConceptPart, path: str | Path) -> Path:
 
 
 def _tables(file: WeightFile) -> Mapping[str, Any]:
-    """The tables, taken out of their wrapper."""
+    """Return the tables, taken out of their wrapper."""
     inner = file.content.get(WRAPPER)
     return inner if set(file.content) == {WRAPPER} and isinstance(inner, Mapping) else file.content
 
 
 def _pairs(path: Path, table: str, tensors: object) -> dict[str, Update]:
-    """Layer name -> update; every key must be half of a pair."""
+    """Return layer name -> update; every key must be half of a pair."""
     if not isinstance(tensors, Mapping):
         raise ConceptFileError(
             f"{path} has a {type(tensors).__name__} as '{table}' where a table of weights was expected"
@@ -114,7 +114,7 @@ def _pairs(path: Path, table: str, tensors: object) -> dict[str, Update]:
 
 def _keys(concept: ConceptPart, layers: Mapping[str, Update], prefix: str) -> dict[str, Tensor]:
     tensors = {}
-    for layer, update in layers.items():
+    for layer, update in sorted(layers.items()):
         if not isinstance(update, LowRank) or update.down.ndim != 2:
             raise ConceptFileError(
                 f"a Mix-of-Show file holds low-rank weights of linear layers only, but the concept '{concept.name}' "

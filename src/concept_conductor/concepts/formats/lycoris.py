@@ -9,98 +9,50 @@ LoHa: Hyeon-Woo et al., "FedPara", ICLR 2022.)
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from concept_conductor.concepts.data import LowRank
-from concept_conductor.concepts.formats import validation
-from concept_conductor.errors import ConceptFileError
+from concept_conductor.concepts.formats.lora_keys import DOWN, UP
 
 LOHA, LOKR = "LoHa (LyCORIS)", "LoKr (LyCORIS)"
 TUCKER, FULL = "LoCon with a Tucker core", "full difference (LyCORIS)"
+MID = "lora_mid.weight"
 
-#: Kind -> a part that only it has, and all parts that there may be.
+#: Kind -> how a part starts that only it has, and all parts that there may be.
 PARTS = {
-    LOHA: (r"hada_\w+", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")),
-    LOKR: (r"lokr_\w+", ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")),
-    TUCKER: (r"lora_mid\.weight", ("lora_down.weight", "lora_mid.weight", "lora_up.weight")),
-    FULL: (r"diff", ("diff",)),
+    LOHA: ("hada_", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")),
+    LOKR: ("lokr_", ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")),
+    TUCKER: (MID, (DOWN, MID, UP)),
+    FULL: ("diff", ("diff",)),
 }
-ALPHA = ".alpha"
 #: What one concept may unfold to: 4 GiB in fp32.
 MAX_NUMBERS = 1 << 30
-
-#: Layer, and the rank of its factors (None where they are whole) -> what the update is multiplied by.
-Scale = Callable[[str, int | None], float]
 
 
 class MisfitError(ValueError):
     """Parts of a layer that do not belong to each other."""
 
 
-def unfolded(
-    path: Path, content: Mapping[str, Any], halves: tuple[str, str], layers: re.Pattern[str], scale: Scale | None = None
-) -> dict[str, Any]:
-    """The content with the parts of each such layer replaced by the two halves of the same low-rank update.
+def kind_of(parts: Collection[str]) -> str | None:
+    """Return the kind of update that has such ``parts``; None for plain low rank."""
+    return next((kind for kind, (start, _) in PARTS.items() if any(part.startswith(start) for part in parts)), None)
+
+
+def unfold(kind: str, parts: Mapping[str, Tensor]) -> tuple[LowRank, int | None]:
+    """Return the low-rank update that a layer's ``parts`` mean, and the rank of its factors (None for whole ones).
 
     Args:
-        path: of the file, for messages.
-        content: name -> tensor.
-        halves: what the names of a lower and an upper half end with.
-        layers: how the names of layers start.
-        scale: of a layer; None for the layer's own ``alpha`` over its rank.
+        kind: of the update, as :func:`kind_of` tells it.
+        parts: fp32 tensors of two or four dimensions.
 
     Raises:
-        ConceptFileError: a part is missing or does not fit the others, or the update is absurdly large.
+        KeyError: a part is missing.
+        MisfitError: parts do not fit each other, or mean a layer larger than any model's.
     """
-    rest, numbers = dict(content), 0
-    for layer, kind in _layers(content).items():
-        what = f"{path} has the layer '{layer}' of the kind '{kind}', which is not plain low rank,"
-        if not layers.match(layer):
-            raise ConceptFileError(f"{what} but no U-Net or text encoder has such a layer")
-        parts = {}
-        for name in PARTS[kind][1]:
-            if (key := f"{layer}.{name}") in rest:
-                parts[name] = validation.numbers(path, key, rest.pop(key), (2, 4), f"a part of a {kind}").float()
-        try:
-            pair, rank = _READERS[kind](parts)
-            numbers += pair.down.numel() + pair.up.numel()
-            if numbers > MAX_NUMBERS:
-                raise MisfitError("which is too large together with those before it")
-            factor = scale(layer, rank) if scale is not None else _alpha(rest, layer, kind, rank)
-        except KeyError as error:
-            raise ConceptFileError(f"{what} without its part {error}") from error
-        except MisfitError as error:
-            shapes = ", ".join(f"{name} {'x'.join(map(str, part.shape))}" for name, part in parts.items())
-            raise ConceptFileError(f"{what} {error} ({shapes})") from error
-        rest[layer + halves[0]], rest[layer + halves[1]] = pair.down, pair.up * factor
-    return rest
-
-
-def _layers(content: Mapping[str, Any]) -> dict[str, str]:
-    """Layer -> kind, of those that are of one of these kinds."""
-    found: dict[str, str] = {}
-    for kind, (part, _) in PARTS.items():
-        matches = (re.fullmatch(rf"(.+)\.{part}", key) for key in content)
-        found |= {match[1]: kind for match in matches if match}
-    return found
-
-
-def _alpha(rest: dict[str, Any], layer: str, kind: str, rank: int | None) -> float:
-    """The layer's own scale: alpha over rank, taken out of ``rest``; 1 where both of LoKr's factors are whole."""
-    alpha = rest.pop(layer + ALPHA, None)
-    if alpha is None:
-        return 1.0
-    if kind == FULL:
-        raise MisfitError("with an alpha, which none of that kind has")
-    if not isinstance(alpha, Tensor) or alpha.numel() != 1 or not alpha.isfinite().all():
-        raise MisfitError("with an alpha that is not one finite number")
-    return 1.0 if rank is None else float(alpha) / rank
+    return _READERS[kind](parts)
 
 
 def _read_loha(parts: Mapping[str, Tensor]) -> tuple[LowRank, int | None]:
@@ -109,18 +61,22 @@ def _read_loha(parts: Mapping[str, Tensor]) -> tuple[LowRank, int | None]:
 
 
 def _read_lokr(parts: Mapping[str, Tensor]) -> tuple[LowRank, int | None]:
-    one, two = (
-        whole(parts[name]) if name in parts else _factor(parts, name, f"lokr_t{name[-1]}")
-        for name in ("lokr_w1", "lokr_w2")
-    )
+    factors = []
+    for name in ("lokr_w1", "lokr_w2"):
+        core = f"lokr_t{name[-1]}"
+        if name in parts:
+            _require(parts.keys().isdisjoint((f"{name}_a", f"{name}_b", core)))
+            factors.append(whole(parts[name]))
+        else:
+            factors.append(_factor(parts, name, core))
+    one, two = factors
     rank = next((parts[name].shape[0] for name in ("lokr_w1_b", "lokr_w2_b") if name in parts), None)
     return kronecker(one, two), rank
 
 
 def _read_tucker(parts: Mapping[str, Tensor]) -> tuple[LowRank, int | None]:
-    up, down = parts["lora_up.weight"].flatten(1), parts["lora_down.weight"].flatten(1)
-    core = parts["lora_mid.weight"]
-    pair = _factor({"w_a": up.T, "w_b": down, "core": core}, "w", "core")
+    up, down = parts[UP].flatten(1), parts[DOWN].flatten(1)
+    pair = _factor({"w_a": up.T, "w_b": down, "core": parts[MID]}, "w", "core")
     return pair, len(down)
 
 
@@ -137,7 +93,7 @@ _READERS: dict[str, Callable[[Mapping[str, Tensor]], tuple[LowRank, int | None]]
 
 
 def _factor(parts: Mapping[str, Tensor], name: str, core: str) -> LowRank:
-    """A factor's own two halves; the core, where there is one, has ``(rank, rank, kernel height, kernel width)``."""
+    """Return a factor's two halves; a core has ``(rank, rank, kernel height, kernel width)``."""
     a, b = parts[f"{name}_a"], parts[f"{name}_b"]
     _require(a.ndim == b.ndim == 2)
     if core not in parts:
@@ -149,7 +105,7 @@ def _factor(parts: Mapping[str, Tensor], name: str, core: str) -> LowRank:
 
 
 def whole(weight: Tensor) -> LowRank:
-    """A whole difference ``(out, in)`` or ``(out, in, kernel height, kernel width)``; one half is the identity."""
+    """Return the update of a whole difference, ``(out, in)`` or with a kernel; one half is the identity."""
     out, width = weight.shape[:2]
     _is_narrow(out, out, weight.shape[1:])
     if weight.ndim == 2 and width < out:
@@ -158,7 +114,7 @@ def whole(weight: Tensor) -> LowRank:
 
 
 def hadamard(one: LowRank, two: LowRank) -> LowRank:
-    """The update that is the product of two, number by number."""
+    """Return the update that is the product of two, number by number."""
     _require(one.up.shape[0] == two.up.shape[0] and one.down.shape[1:] == two.down.shape[1:])
     if not _is_narrow(one.rank * two.rank, one.up.shape[0], one.down.shape[1:]):
         return whole(dense(one) * dense(two))
@@ -168,7 +124,7 @@ def hadamard(one: LowRank, two: LowRank) -> LowRank:
 
 
 def kronecker(one: LowRank, two: LowRank) -> LowRank:
-    """The update that is the Kronecker product of two; only the second may have a kernel."""
+    """Return the update that is the Kronecker product of two; only the second may have a kernel."""
     _require(one.down.ndim == 2)
     width, *kernel = two.down.shape[1:]
     shape = torch.Size((one.down.shape[1] * width, *kernel))
@@ -178,17 +134,17 @@ def kronecker(one: LowRank, two: LowRank) -> LowRank:
 
 
 def dense(update: LowRank) -> Tensor:
-    """The whole difference that an update makes, ``(out, in)`` or with a kernel."""
+    """Return the whole difference that an update makes, ``(out, in)`` or with a kernel."""
     return torch.einsum("or,r...->o...", update.up, update.down)
 
 
 def _kron(matrix: Tensor, other: Tensor) -> Tensor:
-    """The Kronecker product over the first two dimensions."""
+    """Return the Kronecker product over the first two dimensions."""
     return torch.kron(matrix[(..., *(None,) * (other.ndim - 2))], other.contiguous())
 
 
 def _is_narrow(rank: int, out: int, shape: torch.Size) -> bool:
-    """Whether two halves of this rank are less than the whole difference.
+    """Return whether two halves of this rank are less than the whole difference.
 
     Args:
         rank: of the halves.

@@ -13,15 +13,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from concept_conductor.concepts.data import ConceptPart, FullWeight, Update
 from concept_conductor.concepts.families import family_of
 from concept_conductor.concepts.formats import validation
+from concept_conductor.concepts.formats.safetensors_writer import write_safetensors
 from concept_conductor.concepts.formats.weight_file import WeightFile, parsed_json
 from concept_conductor.errors import ConceptFileError
-from concept_conductor.io.files import atomic_write
 
 KIND = "Concept Conductor (safetensors)"
 
@@ -34,12 +33,12 @@ _RESERVED = ("format", "format_version", "name", "family", "text_encoders", "pla
 
 
 def recognises(file: WeightFile) -> bool:
-    """Whether the file's header says that it is one of ours."""
+    """Return whether the file's header says that it is one of ours."""
     return file.metadata.get("format") == FORMAT
 
 
 def read(file: WeightFile) -> ConceptPart:
-    """The concept in one of our own files.
+    """Return the concept in one of our own files.
 
     Raises:
         ConceptFileError: a newer version, or tensors that do not belong.
@@ -48,7 +47,7 @@ def read(file: WeightFile) -> ConceptPart:
     version = header.get("format_version", "")
     if version not in READABLE:
         raise ConceptFileError(
-            f"{path} is a concept file of version {version!r} but this program reads versions up to {VERSION}; "
+            f"{path} is a concept file of version {version!r:.20} but this program reads versions up to {VERSION}; "
             "update it"
         )
     placeholders = parsed_json(path, "placeholders", header.get("placeholders", ""))
@@ -70,7 +69,7 @@ def read(file: WeightFile) -> ConceptPart:
         for encoder in range(int(encoders))
     )
     concept = ConceptPart(
-        name=header.get("name", path.stem),
+        name=header.get("name", file.name),
         tokens=tokens,
         text_encoders=tuple(_updates(path, left, f"text_encoder.{encoder}.") for encoder in range(int(encoders))),
         unet=_updates(path, left, "unet."),
@@ -98,10 +97,7 @@ def save(concept: ConceptPart, path: str | Path) -> Path:
         "text_encoders": str(len(concept.tokens)),
         "placeholders": json.dumps(concept.placeholders),
     }
-    plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    with atomic_write(path) as file:
-        file.write(safetensors_bytes(plain, metadata=header))
-    return Path(path)
+    return write_safetensors(path, tensors, header)
 
 
 def _updates(path: Path, left: dict[str, Tensor], prefix: str) -> dict[str, Update]:

@@ -1,8 +1,9 @@
 """Textual inversions: vectors that stand where a word would, one or several for a placeholder.
 
 diffusers: ``{"<mug>": (dim,) or (positions, dim)}``. AUTOMATIC1111: ``{"string_to_param": {"*": (positions, dim)},
-"name": ...}``. Both's SDXL: ``{"clip_l": (positions, 768), "clip_g": (positions, 1280)}``; and diffusers' other way for
-SDXL, two files of the first kind, whose joining makes one concept. A file that names no placeholder lends its own name.
+"name": ...}``; the first trainer likewise, with the placeholder's own name for ``*``. SDXL, in both: ``{"clip_l":
+(positions, 768), "clip_g": (positions, 1280)}``; and diffusers' other way for SDXL, two files of the first kind, whose
+joining makes one concept. A file that names no placeholder lends its own name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from concept_conductor.concepts.data import ConceptPart
-from concept_conductor.concepts.formats import validation
+from concept_conductor.concepts.formats import metadata, validation
 from concept_conductor.concepts.formats.weight_file import WeightFile
 from concept_conductor.errors import ConceptFileError
 
@@ -23,12 +24,13 @@ STRING_TO_PARAM, UNNAMED = "string_to_param", "*"
 PAIR = ("clip_l", "clip_g")
 SINGLE = "emb_params"
 SECOND_WIDTH, SECOND_FILE = 1280, "learned_embeds_2"
+MAX_STEP = 1 << 63
 #: What AUTOMATIC1111 keeps beside the vectors.
 NOTES = ("string_to_token", "name", "step", "sd_checkpoint", "sd_checkpoint_name")
 
 
 def recognises(file: WeightFile) -> bool:
-    """Whether it has the names of one of the layouts, or nothing but vectors under names like ``<mug>``."""
+    """Return whether it has the names of one of the layouts, or nothing but vectors under names like ``<mug>``."""
     content = file.content
     if STRING_TO_PARAM in content or set(content) <= {*PAIR, SINGLE}:
         return bool(content)
@@ -37,7 +39,7 @@ def recognises(file: WeightFile) -> bool:
 
 
 def read(file: WeightFile) -> ConceptPart:
-    """The concept in a textual inversion.
+    """Return the concept in a textual inversion.
 
     Raises:
         ConceptFileError: something beside vectors, or vectors that do not fit together.
@@ -56,23 +58,29 @@ def read(file: WeightFile) -> ConceptPart:
     )
     if len(checked) == 1 and (own_name == SECOND_FILE or _width(checked[0]) == SECOND_WIDTH):
         checked = ({}, *checked)
-    return ConceptPart(name=own_name, tokens=checked, text_encoders=({},) * len(checked), metadata=_notes(content))
+    return ConceptPart(name=file.name, tokens=checked, text_encoders=({},) * len(checked), metadata=_notes(content))
 
 
 def _automatic1111(file: WeightFile) -> dict[str, Any]:
-    """Its one table, under the embedding's own name."""
+    """Return its table, the one entry without a name under the embedding's own."""
     stray = next((key for key in file.content if key not in (STRING_TO_PARAM, *NOTES)), None)
+    if stray is not None:
+        raise ConceptFileError(f"{file.path} has '{stray}', which no textual inversion of AUTOMATIC1111 has")
     vectors = file.content[STRING_TO_PARAM]
-    if stray is not None or not isinstance(vectors, Mapping) or set(vectors) != {UNNAMED}:
-        what = f"'{stray}'" if stray is not None else f"a '{STRING_TO_PARAM}' without the one entry '{UNNAMED}'"
-        raise ConceptFileError(f"{file.path} has {what}, which no textual inversion of AUTOMATIC1111 has")
+    if not isinstance(vectors, Mapping) or not vectors or (UNNAMED in vectors and len(vectors) > 1):
+        raise ConceptFileError(
+            f"{file.path} has in '{STRING_TO_PARAM}' neither the one entry '{UNNAMED}' nor placeholders of their own, "
+            "as textual inversions have"
+        )
+    if UNNAMED not in vectors:
+        return dict(vectors)
     name = file.content.get("name")
     usable = isinstance(name, str) and name.strip() not in ("", UNNAMED)
     return {str(name) if usable else file.path.stem: vectors[UNNAMED]}
 
 
 def _vectors(file: WeightFile, name: str, value: object) -> Tensor:
-    """``(1, dim)``, or ``(positions, 1, dim)`` for several."""
+    """Return ``(1, dim)``, or ``(positions, 1, dim)`` for several."""
     vectors = validation.numbers(file.path, str(name), value, (1, 2), "a vector, or several,")
     if vectors.ndim == 1 or len(vectors) == 1:
         return vectors.reshape(1, -1)
@@ -84,5 +92,12 @@ def _width(table: Mapping[str, Tensor]) -> int:
 
 
 def _notes(content: Mapping[str, Any]) -> dict[str, str]:
-    """What AUTOMATIC1111 noted of the training."""
-    return {key: str(content[key]) for key in NOTES[2:] if isinstance(content.get(key), str | int)}
+    """Return what AUTOMATIC1111 noted of the training."""
+    notes = {key: content[key] for key in NOTES[2:] if key in content}
+    return metadata.short(
+        {key: f"{value}" for key, value in notes.items() if isinstance(value, str) or _is_step(value)}
+    )
+
+
+def _is_step(value: object) -> bool:
+    return type(value) is int and abs(value) < MAX_STEP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from concept_conductor.concepts.formats import architectures, lora_keys
 from concept_conductor.concepts.formats.weight_file import WeightFile
 
 NOT_LOW_RANK = "not plain low rank"
@@ -17,12 +18,9 @@ KINDS: dict[str, tuple[str, str]] = {
     "BOFT": (r"\.boft_", NOT_LOW_RANK),
     "(IA)^3": (r"\.on_input$|\.ia3_l", NOT_LOW_RANK),
     "VeRA": (r"\.vera_lambda_", NOT_LOW_RANK),
+    "KaSA": (r"\.lora_diag\b", NOT_LOW_RANK),
     "DoRA": (r"\.dora_scale$|lora_magnitude_vector", NOT_LOW_RANK),
     "trained biases and norms (LyCORIS)": (r"\.(diff_b|w_norm|b_norm)$", NOT_LOW_RANK),
-    "LoRA of a transformer such as Flux or SD3": (
-        r"^(lora_)?transformer[._]|double_blocks|joint_blocks|^diffusion_model\.",
-        OTHER_MODELS,
-    ),
     "IP-Adapter": (r"^ip_adapter\b|^image_proj\b", NOT_A_CONCEPT),
     "hypernetwork": (r"^\d+\.\d+\.linear\.", NOT_A_CONCEPT),
     "whole checkpoint": (r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\.", NOT_A_CONCEPT),
@@ -31,9 +29,15 @@ KINDS: dict[str, tuple[str, str]] = {
 
 
 def kind(file: WeightFile) -> tuple[str, str] | None:
-    """What the file is called in its own world and why it cannot be read, if it is known and cannot."""
-    names = [key for key in file.content if isinstance(key, str)]
-    for name, (pattern, reason) in KINDS.items():
-        if any(re.search(pattern, key) for key in names):
-            return name, reason
-    return None
+    """Return what the file is called in its own world and why it cannot be read, if it is known and cannot."""
+    names = [name for name in file.content if not _is_readable(name)]
+    for other, (pattern, reason) in KINDS.items():
+        if any(re.search(pattern, name) for name in names):
+            return other, reason
+    model = architectures.named(names)
+    return None if model is None else (f"LoRA or weights of {model}", OTHER_MODELS)
+
+
+def _is_readable(name: str) -> bool:
+    found = lora_keys.parse(name)
+    return found is not None and found.known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ MAX_PLACEHOLDER_LENGTH = 100
 
 
 def numbers(path: Path, name: str, value: object, dimensions: tuple[int, ...], expected: str) -> Tensor:
-    """``value`` as a finite floating-point tensor of one of the given numbers of dimensions.
+    """Return ``value`` as a finite floating-point tensor of one of the given numbers of dimensions.
 
     Raises:
         ConceptFileError: it is something else; ``expected`` says what should have been there.
@@ -31,20 +32,36 @@ def numbers(path: Path, name: str, value: object, dimensions: tuple[int, ...], e
         raise ConceptFileError(
             f"{path} has '{name}' of type {kind} and shape {tuple(value.shape)} where {expected} was expected"
         )
-    if value.element_size() == 1:
-        value = value.half()  # eight bits are for storage only
+    return finite(path, name, value)
+
+
+def finite(path: Path, name: str, value: Tensor) -> Tensor:
+    """Return ``value``, all of whose numbers must be finite."""
     if not torch.isfinite(value).all():
         raise ConceptFileError(f"{path} has infinite or undefined numbers in '{name}'; its training has failed")
     return value
 
 
+def scalar(path: Path, name: str, value: object) -> float:
+    """Return one finite number: a tensor of any number type, or a plain number."""
+    one = value.numel() == 1 and not value.is_complex() if isinstance(value, Tensor) else isinstance(value, int | float)
+    try:
+        number = float(value) if one else math.nan  # type: ignore[arg-type]
+    except OverflowError:
+        number = math.nan
+    if not math.isfinite(number):
+        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConceptFileError(f"{path} has '{name}' of {what} where one finite number was expected")
+    return number
+
+
 def matrix(path: Path, name: str, value: object) -> Tensor:
-    """``value`` as a finite floating-point matrix."""
+    """Return ``value`` as a finite floating-point matrix."""
     return numbers(path, name, value, (2,), "a floating-point matrix")
 
 
 def low_rank(path: Path, layer: str, down: object, up: object) -> LowRank:
-    """One layer's pair, checked.
+    """Check one layer's pair, and return it.
 
     Args:
         down: ``(rank, in)``, or a convolution's ``(rank, in, kernel height, kernel width)``.
@@ -68,7 +85,7 @@ def low_rank(path: Path, layer: str, down: object, up: object) -> LowRank:
 
 
 def token_table(path: Path, table: object) -> dict[str, Tensor]:
-    """One text encoder's placeholders, checked: each ``(layers, dim)`` or ``(positions, layers, dim)``."""
+    """Check one text encoder's placeholders: each ``(layers, dim)`` or ``(positions, layers, dim)``."""
     if not isinstance(table, Mapping):
         raise ConceptFileError(f"{path} has a {type(table).__name__} where a table of placeholders was expected")
     if not 1 <= len(table) <= MAX_PLACEHOLDERS:
@@ -91,7 +108,7 @@ def token_table(path: Path, table: object) -> dict[str, Tensor]:
 
 
 def check_placeholder(path: Path, name: object) -> None:
-    """A placeholder must be something that can stand in a prompt."""
+    """Refuse a placeholder that cannot stand in a prompt."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > MAX_PLACEHOLDER_LENGTH:
         raise ConceptFileError(
             f"{path} has the placeholder {str(name)[:40]!r}; "
@@ -100,7 +117,7 @@ def check_placeholder(path: Path, name: object) -> None:
 
 
 def same_placeholders(path: Path | str, tables: tuple[Mapping[str, Tensor], ...]) -> None:
-    """Every text encoder must know the same placeholders, with as many positions each."""
+    """Refuse text encoders that know different placeholders, or one with different numbers of positions."""
     for table in tables[1:]:
         if set(table) != set(tables[0]):
             raise ConceptFileError(
