@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +20,10 @@ from concept_conductor import (
 from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.backbones.sdxl import SDXLBackbone
 from concept_conductor.denoiser.layers import attention_layers, cross_attention_names
+from tests.compare import ROUNDING, relative
 from tests.conftest import TINY_XL, tiny_image
 
 DOG = "A <chow_dog_1> <chow_dog_2> on the beach."
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 def noise(seed: int = 0) -> torch.Tensor:
@@ -141,7 +137,7 @@ def test_the_pooled_text_is_that_of_layer_0_of_the_second_encoder(
         return text.pooled
 
     own = pooled(0, 0)
-    assert torch.equal(own, pooled(0, 5)) and torch.equal(own, pooled(1, 5))
+    assert relative(pooled(0, 5), own) < ROUNDING and relative(pooled(1, 5), own) < ROUNDING
     assert relative(pooled(1, 0), own) > 1e-4
 
 
@@ -156,7 +152,7 @@ def test_both_encoders_read_their_own_tables_and_weights(tiny_xl: ConceptConduct
         for other in (Concept("t", tuple(tokens), dog.text_encoders), Concept("u", dog.tokens, tuple(updates))):
             (changed,) = backbone.encode_concept_prompts(other, 0.7, [DOG])
             new = changed.texts.split([16, 16], dim=-1)
-            assert torch.equal(new[1 - encoder], halves[1 - encoder])
+            assert relative(new[1 - encoder], halves[1 - encoder]) < ROUNDING
             assert relative(new[encoder], halves[encoder]) > 1e-4
 
 
@@ -175,26 +171,19 @@ class TestSecondPrompt:
     def test_in_the_base_path(self, tiny_xl: ConceptConductorPipeline) -> None:
         encode = tiny_xl.backbone.encode_prompt
         one, two, both = encode("a dog"), encode("a cat"), encode("a dog", "a cat")
-        assert torch.equal(both.texts[..., :16], one.texts[..., :16])
-        assert torch.equal(both.texts[..., 16:], two.texts[..., 16:])
-        assert both.pooled is not None and two.pooled is not None and torch.equal(both.pooled, two.pooled)
+        assert relative(both.texts[..., :16], one.texts[..., :16]) < ROUNDING
+        assert relative(both.texts[..., 16:], two.texts[..., 16:]) < ROUNDING
+        assert both.pooled is not None and two.pooled is not None
+        assert relative(both.pooled, two.pooled) < ROUNDING
+        assert relative(one.texts, two.texts) > 1e-2
 
     def test_in_a_concepts_path(self, tiny_xl: ConceptConductorPipeline, call: dict[str, Any], dog: Concept) -> None:
         plain = tiny_xl(**call).images
         replacing = {**call, "concepts": [ConceptPrompt(dog, replaces="dog")]}
         same = tiny_xl(**replacing, prompt_2="A dog on the beach.").images
-        assert relative(same, tiny_xl(**replacing).images) < 1e-6
+        assert relative(same, tiny_xl(**replacing).images) < ROUNDING
         own = {**call, "concepts": [ConceptPrompt(dog, DOG, prompt_2="a red robot")]}
         assert relative(tiny_xl(**own).images, plain) > 1e-6
-
-    def test_variants(self, dog: Concept) -> None:
-        replacing = ConceptPrompt(dog, replaces=["dog"])
-        assert replacing.variant_2(None) is None
-        assert replacing.variant_2("one dog") == "one <chow_dog_1> <chow_dog_2>"
-        assert replacing.variant_2("watercolour") == "watercolour"
-        assert ConceptPrompt(dog, DOG, prompt_2="own").variant_2("one dog") == "own"
-        with pytest.raises(ConductorError, match="give its variant of 'one dog'"):
-            ConceptPrompt(dog, DOG).variant_2("one dog")
 
     def test_a_model_with_one_encoder_refuses_it(self, tiny_pipe: ConceptConductorPipeline) -> None:
         with pytest.raises(ConductorError, match=r"second text encoder, but SD1\.5 has one"):
@@ -231,7 +220,9 @@ class TestVae:
             expected = exact.decode_latents(latents.float())
         assert torch.allclose(backbone.decode_latents(latents), expected, atol=1e-6)
         pixels = expected * 2 - 1
-        assert torch.equal(backbone.encode_image(pixels), exact.encode_image(pixels).half())
+        encoded, wanted = backbone.encode_image(pixels), exact.encode_image(pixels).half()
+        assert (encoded != wanted).float().mean() < 0.05  # computed in fp16, most numbers would be rounded otherwise
+        assert relative(encoded.float(), wanted.float()) < 1e-3
         assert half.vae.dtype == torch.float16 and backbone.vae_dtype == torch.float32
 
     def test_a_mended_one_is_left_in_fp16(self, half: ConceptConductorPipeline) -> None:
@@ -262,47 +253,5 @@ def test_models_wait_on_the_cpu_and_the_images_stay_the_same(
     offloaded.enable_model_cpu_offload(device="cpu")
     assert len(offloaded._all_hooks) == 4  # two text encoders, U-Net and VAE take turns
     images = offloaded(**{**call, "output_type": "np"}).images
-    assert abs(images - expected).max() < 1e-6
+    assert abs(images - expected).max() < 1e-4
     offloaded.remove_all_hooks()
-
-
-@pytest.mark.parametrize(
-    ("kind", "loader"),
-    [("v1", "StableDiffusionPipeline"), ("v2", "StableDiffusionPipeline"), ("xl_base", "StableDiffusionXLPipeline")],
-)
-def test_a_single_file_tells_its_family(
-    kind: str, loader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_xl: ConceptConductorPipeline
-) -> None:
-    from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
-    from safetensors.torch import save_file
-
-    from concept_conductor.pipeline import loading
-
-    keys = {"v1": ["x"], "v2": [CHECKPOINT_KEY_NAMES["v2"]], "xl_base": [CHECKPOINT_KEY_NAMES["xl_base"]]}
-    file = tmp_path / "model.safetensors"
-    save_file({key: torch.zeros(4, 1024) for key in keys[kind]}, file)
-    asked: list[tuple[str, dict[str, Any]]] = []
-
-    def load(source: str, **kwargs: Any) -> Any:
-        asked.append((source, kwargs))
-        return StableDiffusionXLPipeline(**tiny_xl.components, add_watermarker=False)
-
-    assert loading.SINGLE_FILES[kind].__name__ == loader
-    monkeypatch.setattr(loading.SINGLE_FILES[kind], "from_single_file", load)
-    pipe = ConceptConductorPipeline.from_single_file(file, torch_dtype=torch.float16, config="folder")
-    assert asked == [(str(file), {"dtype": torch.float16, "config": "folder"})]
-    assert pipe.family is SDXLBackbone
-
-
-def test_models_of_other_kinds(tmp_path: Path) -> None:
-    from diffusers.loaders.single_file_utils import CHECKPOINT_KEY_NAMES
-    from safetensors.torch import save_file
-
-    file = tmp_path / "refiner.safetensors"
-    save_file({CHECKPOINT_KEY_NAMES["xl_refiner"]: torch.zeros(1)}, file)
-    with pytest.raises(FamilyError, match="of the kind 'xl_refiner'"):
-        ConceptConductorPipeline.from_single_file(file)
-    index = '{"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}'
-    (tmp_path / "model_index.json").write_text(index)
-    with pytest.raises(FamilyError, match=r"is a FluxPipeline; expected a Stable Diffusion 1\.x, 2\.x or XL"):
-        ConceptConductorPipeline.from_pretrained(tmp_path)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from concept_conductor.backbones.base import TILE, Backbone
+from concept_conductor.backbones.components import check_components
 from concept_conductor.backbones.defaults import Defaults, read_model_settings
 from concept_conductor.backbones.sd15 import SD15Backbone
 from concept_conductor.backbones.sd21 import SD21Backbone
@@ -29,22 +30,19 @@ FAMILIES: tuple[type[Backbone], ...] = (SDXLBackbone, SD21Backbone, SD15Backbone
 
 
 def family_of(components: Mapping[str, Any], what: str) -> type[Backbone]:
-    """The family that a pipeline's components belong to.
+    """Return the family that a pipeline's components belong to.
 
     Args:
         components: name -> model.
         what: what they are, for the message.
 
     Raises:
-        FamilyError: none.
+        FamilyError: they belong to none.
+        ConductorError: they do, but compute in a way that the method does not honour.
     """
     for family in FAMILIES:
         if family.fits(components):
-            channels = components["unet"].config.in_channels
-            if channels != components["vae"].config.latent_channels:
-                raise FamilyError(
-                    f"{what} takes {channels} channels (an inpainting model?); expected a text-to-image {family.name}"
-                )
+            check_components(components, what)
             return family
     known = ", ".join(family.name for family in reversed(FAMILIES))
     raise FamilyError(f"{what} is of no supported family; expected {known} (with all of its text encoders)")

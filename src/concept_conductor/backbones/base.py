@@ -1,4 +1,4 @@
-"""What the sampling code needs to know of a model, whatever its family."""
+"""Backbone: what sampling needs of a model, whatever its family."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from hashlib import sha256
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMInverseScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from concept_conductor.backbones.conditioning import Conditioning, placeholder_embeddings, tokenize
+from concept_conductor.backbones.conditioning import Conditioning, placeholder_embeddings, tokenize, tokenize_chunks
 from concept_conductor.backbones.defaults import Defaults
+from concept_conductor.backbones.schedule import Schedule
+from concept_conductor.backbones.scheduler_config import ddim
 from concept_conductor.backbones.text_encoders import TextEncoder
 from concept_conductor.concepts import families
 from concept_conductor.concepts.concept import Concept
@@ -25,12 +27,12 @@ from concept_conductor.errors import ConceptFileError, ConductorError, FamilyErr
 
 #: Side in pixels of the tiles in which the VAE works where tiling is on.
 TILE = 512
-#: What the U-Nets of supported checkpoints predict.
-PREDICTIONS = ("epsilon", "v_prediction")
+#: What transformers writes into the configuration of a model that is saved, which computes as before.
+SAVING_ADDS = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version"})
 
 
 class Backbone(ABC):
-    """A loaded model seen as the method sees it.
+    """A loaded model as the method uses it; one subclass for each family.
 
     Attributes:
         family, name: of the model's family, for files and for people.
@@ -41,6 +43,7 @@ class Backbone(ABC):
         text_encoders: the text encoders.
         scheduler: DDIM, made from the checkpoint's own configuration.
         defaults: the settings that hold where a caller says None.
+        force_zeros: a negative prompt that is not given is zeros, not an empty text.
     """
 
     family: ClassVar[str]
@@ -58,6 +61,7 @@ class Backbone(ABC):
         scheduler: Any,
         defaults: Defaults,
         device: torch.device,
+        force_zeros: bool = False,
     ) -> None:
         self.unet = unet
         self.vae = vae
@@ -65,6 +69,7 @@ class Backbone(ABC):
         self.scheduler = ddim(scheduler)
         self.defaults = defaults
         self.device = device
+        self.force_zeros = force_zeros
 
     @classmethod
     @abstractmethod
@@ -107,11 +112,17 @@ class Backbone(ABC):
         """L, the number of cross-attention layers and so of layer-wise texts."""
         return len(cross_attention_names(self.unet))
 
+    def schedule(self, steps: int) -> Schedule:
+        """Return the noise schedule of a run.
+
+        Raises:
+            ConductorError: more steps than the model has timesteps.
+        """
+        return Schedule(self.scheduler, steps, self.device)
+
     def timesteps(self, steps: int) -> Tensor:
-        """The timesteps of a run, most noisy first, ``(steps,)``."""
-        self.scheduler.set_timesteps(steps, device=self.device)
-        timesteps: Tensor = self.scheduler.timesteps
-        return timesteps
+        """Return the timesteps of a run, most noisy first, ``(steps,)``."""
+        return self.schedule(steps).timesteps
 
     @cached_property
     def inverse_scheduler(self) -> DDIMInverseScheduler:
@@ -121,7 +132,7 @@ class Backbone(ABC):
         )
 
     def to_epsilon(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
-        """The noise in ``latents``, given what the U-Net predicts of them when told that their timestep is ``t``.
+        """Return the noise in ``latents``, given what the U-Net predicts of them when told their timestep ``t``.
 
         While sampling the scheduler does the same. In inversion latents and ``t`` are a step apart, and velocity has
         to be read at the timestep that the U-Net was told, where the inverse scheduler would take the other.
@@ -132,61 +143,90 @@ class Backbone(ABC):
         return (alpha.sqrt() * prediction.float() + (1 - alpha).sqrt() * latents.float()).to(latents.dtype)
 
     def pred_original_sample(self, latents: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
-        """The clean latents that the U-Net's ``prediction`` at timestep ``t`` stands for (x0), in fp32."""
+        """Return the clean latents that the U-Net's ``prediction`` at timestep ``t`` stands for (x0), in fp32."""
         alpha = self.scheduler.alphas_cumprod.to(latents.device)[t]
-        noise = self.to_epsilon(latents.float(), prediction.float(), t)
-        return (latents.float() - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+        latents, prediction = latents.float(), prediction.float()
+        if self.scheduler.config.prediction_type == "epsilon":
+            return (latents - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
+        return alpha.sqrt() * latents - (1 - alpha).sqrt() * prediction  # even where nothing but noise is left
 
     def encode(
-        self, texts: Sequence[str], tokens: Sequence[Mapping[str, Tensor]], positions: Mapping[str, int] | None = None
+        self,
+        texts: Sequence[str],
+        tokens: Sequence[Mapping[str, Tensor]],
+        positions: Mapping[str, int] | None = None,
+        chunks: int | None = None,
     ) -> Conditioning:
-        """A prompt as all text encoders read it, a text for each cross-attention layer; gradients reach ``tokens``.
+        """Encode a prompt with all text encoders, a text for each cross-attention layer; gradients reach ``tokens``.
 
         Args:
             texts: the prompt for each text encoder.
             tokens: for each text encoder, placeholder -> ``(layers, dim)`` or ``(1, dim)``, or several of them.
             positions: placeholder -> how many positions of the text it takes, if not one.
+            chunks: encode the whole prompt in so many parts, of which the last may be empty; None for one that is cut.
 
         Returns:
-            Conditioning of one path and one guidance half; the hidden states of several encoders side by side, and
-            as pooled text that of layer 0.
+            Conditioning of one path and one guidance half; the hidden states of several encoders side by side, those
+            of several parts one after another, and as pooled text that of layer 0 and the first part.
         """
         hidden, pooled = [], None
         for text_encoder, text, table in zip(self.text_encoders, texts, tokens, strict=True):
-            tokenized = tokenize(text_encoder.tokenizer, text, tuple(table), positions)
+            tokenizer, names = text_encoder.tokenizer, tuple(table)
+            if chunks is None:
+                parts = [tokenize(tokenizer, text, names, positions)]
+            else:
+                parts = tokenize_chunks(tokenizer, text, names, positions)
+                parts += tokenize_chunks(tokenizer, "", ()) * (chunks - len(parts))
             # one text serves all layers where no placeholder has vectors of its own for each
-            rows = max((table[name].shape[-2] for name in tokenized.placeholders.values()), default=1)
-            with placeholder_embeddings(text_encoder.embedding, [tokenized], table, rows):
-                states, summary = text_encoder(tokenized.ids.expand(rows, -1).to(self.device))
+            used = {name for part in parts for name in part.placeholders.values()}
+            rows = max((table[name].shape[-2] for name in used), default=1)
+            ids = torch.stack([part.ids for part in parts]).repeat_interleave(rows, 0)
+            with placeholder_embeddings(text_encoder.embedding, parts, table, rows):
+                states, summary = text_encoder(ids.to(self.device))
+            states = states.unflatten(0, (len(parts), rows)).transpose(0, 1).flatten(1, 2)  # (rows, tokens, dim)
             hidden.append(states.expand(self.text_layers, -1, -1))  # (layers, tokens, dim)
             if summary is not None:
                 pooled = summary[0].to(self.dtype)[None, None]
         return Conditioning(torch.cat(hidden, -1).to(self.dtype)[None, None], pooled)
 
+    def count_chunks(self, prompt: str, prompt_2: str | None = None, concept: Concept | None = None) -> int:
+        """Return how many parts a prompt takes to be read whole."""
+        names = () if concept is None else concept.placeholders
+        positions = None if concept is None else concept.positions
+        texts = zip(self.text_encoders, self._texts(prompt, prompt_2))
+        return max(len(tokenize_chunks(encoder.tokenizer, text, names, positions)) for encoder, text in texts)
+
     @torch.no_grad()
-    def encode_prompt(self, prompt: str, prompt_2: str | None = None) -> Conditioning:
-        """The text as the untouched model reads it, ``(1, 1, layers, tokens, dim)``.
+    def encode_prompt(self, prompt: str, prompt_2: str | None = None, chunks: int | None = None) -> Conditioning:
+        """Encode a text with the untouched model, ``(1, 1, layers, tokens, dim)``.
 
         Args:
             prompt: for all text encoders, or all but the second.
             prompt_2: for the second text encoder.
+            chunks: see :meth:`encode`.
 
         Raises:
             ConductorError: ``prompt_2`` is given to a model with one text encoder.
         """
-        return self.encode(self._texts(prompt, prompt_2), [{}] * len(self.text_encoders))
+        return self.encode(self._texts(prompt, prompt_2), [{}] * len(self.text_encoders), chunks=chunks)
 
     @torch.no_grad()
     def encode_concept_prompts(
-        self, concept: Concept, weight: float, prompts: Sequence[str], prompts_2: Sequence[str | None] | None = None
+        self,
+        concept: Concept,
+        weight: float,
+        prompts: Sequence[str],
+        prompts_2: Sequence[str | None] | None = None,
+        chunks: int | None = None,
     ) -> list[Conditioning]:
-        """Each text as ``concept``'s own text encoders read it, one text per cross-attention layer.
+        """Encode each text with ``concept``'s own text encoders, one text per cross-attention layer.
 
         Args:
             concept: checked.
             weight: of its low-rank weights.
             prompts: with its placeholders.
             prompts_2: each text's counterpart for the second text encoder; None for the same.
+            chunks: see :meth:`encode`.
         """
         second = prompts_2 if prompts_2 is not None else [None] * len(prompts)
         with ExitStack() as stack:
@@ -194,7 +234,7 @@ class Backbone(ABC):
                 stack.enter_context(pathwise(text_encoder.model, [ScaledUpdates(update, weight)], AllRows()))
             tokens = concept.tokens if concept.placeholders else [{}] * len(self.text_encoders)
             texts = [self._texts(*both) for both in zip(prompts, second, strict=True)]
-            return [self.encode(pair, tokens, concept.positions) for pair in texts]
+            return [self.encode(pair, tokens, concept.positions, chunks) for pair in texts]
 
     def _texts(self, prompt: str, prompt_2: str | None) -> list[str]:
         """The text of each text encoder."""
@@ -207,7 +247,7 @@ class Backbone(ABC):
         return [prompt, prompt_2]
 
     def check(self, concept: Concept) -> None:
-        """Whether ``concept`` fits this model: family, embeddings, and a layer for every weight.
+        """Check that ``concept`` fits this model: family, embeddings, and a layer for every weight.
 
         Raises:
             FamilyError: it was made for another family.
@@ -232,7 +272,7 @@ class Backbone(ABC):
     def added_conditioning(
         self, text: Conditioning, present: slice, images: int, latent_size: Sequence[int]
     ) -> dict[str, Any]:
-        """Further keyword arguments of the U-Net's forward; most families have none.
+        """Return further keyword arguments of the U-Net's forward; most families have none.
 
         Args:
             text: conditioning of all paths.
@@ -263,7 +303,7 @@ class Backbone(ABC):
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Latents of images: the mean of the VAE's posterior, scaled.
+        """Encode images to latents: the mean of the VAE's posterior, scaled.
 
         Args:
             pixels: ``(images, 3, H, W)`` in -1..1.
@@ -274,14 +314,15 @@ class Backbone(ABC):
 
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Images of latents, ``(images, 3, H, W)`` in 0..1, fp32."""
+        """Decode latents to images, ``(images, 3, H, W)`` in 0..1, fp32; what overflows becomes NaN."""
         with self._computing_vae():
             scaled_back = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
             pixels: Tensor = self.vae.decode(scaled_back, return_dict=False)[0]
-        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+        pixels = pixels.float()
+        return (pixels / 2 + 0.5).clamp(0, 1).masked_fill(pixels.isinf(), torch.nan)
 
     def fingerprint(self) -> str:
-        """A hash of the weights and configuration that inversion depends on.
+        """Hash the weights and configuration that inversion depends on.
 
         Take it before concepts are put into the U-Net; it reads every weight (about 2 s at SD1.5's size).
         """
@@ -298,18 +339,4 @@ class Backbone(ABC):
 def stable_text(config: Any) -> str:
     """A configuration as text that is the same in every process (diffusers keeps lists made from sets in it)."""
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    return repr(sorted((key, value) for key, value in values.items() if not key.startswith("_")))
-
-
-def ddim(scheduler: Any) -> DDIMScheduler:
-    """DDIM with the checkpoint's noise schedule, whatever sampler the checkpoint names.
-
-    Raises:
-        FamilyError: the checkpoint predicts neither noise nor velocity.
-    """
-    kind = scheduler.config.prediction_type
-    if kind not in PREDICTIONS:
-        raise FamilyError(f"the checkpoint predicts '{kind}'; expected one that predicts {' or '.join(PREDICTIONS)}")
-    return DDIMScheduler.from_config(
-        scheduler.config, clip_sample=False, thresholding=False, timestep_spacing="leading"
-    )
+    return repr(sorted((key, value) for key, value in values.items() if key[0] != "_" and key not in SAVING_ADDS))

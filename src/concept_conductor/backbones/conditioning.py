@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from transformers import CLIPTokenizer
 
 from concept_conductor.concepts.placeholders import split_at
 from concept_conductor.errors import ConductorError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Conditioning:
         if self.texts.shape[1] == 1:
             return self
         return Conditioning(self.texts[:, :1], None if self.pooled is None else self.pooled[:, :1])
+
+    def zeros(self) -> Conditioning:
+        """Return zeros in the place of all that was read."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return Conditioning(torch.zeros_like(self.texts), pooled)
 
     @staticmethod
     def stack(paths: Sequence[Sequence[Conditioning]]) -> Conditioning:
@@ -63,30 +71,114 @@ def tokenize(
     """Tokenize ``prompt``, each placeholder becoming one position, or as many as ``positions`` says.
 
     The tokenizer itself is left alone, so that concepts with equal names cannot collide. Text beyond the
-    encoder's length is cut off, as everywhere in this ecosystem.
+    encoder's length is cut off, with a warning that names it; :func:`tokenize_chunks` keeps it.
 
     Raises:
         ConductorError: a placeholder falls beyond the encoder's length.
     """
     length = tokenizer.model_max_length - 2
+    ids, found = _tokens(tokenizer, prompt, placeholders, positions or {})
+    for position, name in found.items():
+        if position + (positions or {}).get(name, 1) - 1 > length:
+            raise ConductorError(
+                f"the placeholder {name} comes after the {length} tokens that the text encoder reads; shorten the "
+                "prompt, or set chunk_prompts=True to encode it in parts"
+            )
+    if len(ids) > length:
+        warn_once(_unread(tokenizer, ids, length))
+    return TokenizedPrompt(_with_ends(tokenizer, ids[:length]), found)
+
+
+def unread_part(
+    tokenizer: CLIPTokenizer, prompt: str, placeholders: Sequence[str] = (), positions: Mapping[str, int] | None = None
+) -> str | None:
+    """Return a sentence that names what the text encoder does not read of a prompt; None where it reads all."""
+    ids, _ = _tokens(tokenizer, prompt, placeholders, positions or {})
+    length = tokenizer.model_max_length - 2
+    return _unread(tokenizer, ids, length) if len(ids) > length else None
+
+
+def _tokens(
+    tokenizer: CLIPTokenizer, prompt: str, placeholders: Sequence[str], positions: Mapping[str, int]
+) -> tuple[list[int], dict[int, str]]:
+    """Return a prompt's tokens without start, end and padding; and position among all tokens -> placeholder."""
     ids: list[int] = []
     found: dict[int, str] = {}
-    lost: list[str] = []
     for piece in split_at(prompt, placeholders):
         if piece in placeholders:
             found[len(ids) + 1] = piece
-            ids += [0] * (positions or {}).get(piece, 1)  # any id but the end token's: its embedding is overwritten
-            if len(ids) > length:
-                lost.append(piece)
+            ids += [0] * positions.get(piece, 1)  # any id but the end token's: its embedding is overwritten
         elif piece.strip():
             ids.extend(tokenizer(piece, add_special_tokens=False)["input_ids"])
-    if lost:
-        raise ConductorError(
-            f"the placeholder {lost[0]} comes after the {length} tokens that the text encoder reads; shorten the prompt"
-        )
-    kept = [tokenizer.bos_token_id, *ids[:length], tokenizer.eos_token_id]
-    kept += [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(kept))
-    return TokenizedPrompt(torch.tensor(kept), found)
+    return ids, found
+
+
+@lru_cache(maxsize=256)  # a prompt is read again for every seed
+def warn_once(sentence: str) -> None:
+    """Log a warning about prompts that was not logged before."""
+    logger.warning("%s", sentence)
+
+
+def _unread(tokenizer: CLIPTokenizer, ids: Sequence[int], length: int) -> str:
+    unread = tokenizer.decode(ids[length:]).strip()
+    shown = unread if len(unread) <= 60 else f"{unread[:57]}..."
+    return (
+        f"the prompt has {len(ids)} tokens, but the text encoder reads {length}, so '{shown}' is not read; shorten the "
+        "prompt, or set chunk_prompts=True to encode it in parts"
+    )
+
+
+def tokenize_chunks(
+    tokenizer: CLIPTokenizer, prompt: str, placeholders: Sequence[str], positions: Mapping[str, int] | None = None
+) -> list[TokenizedPrompt]:
+    """Tokenize all of ``prompt`` in as many parts as it takes, each with a start and an end token of its own.
+
+    Parts end at the ends of words, and no placeholder is divided.
+
+    Raises:
+        ConductorError: a placeholder takes more positions than a part has.
+    """
+    length = tokenizer.model_max_length - 2
+    parts: list[tuple[list[int], dict[int, str]]] = [([], {})]
+    for unit, name in _units(tokenizer, prompt, placeholders, positions or {}, length):
+        if len(parts[-1][0]) + len(unit) > length:
+            parts.append(([], {}))
+        ids, found = parts[-1]
+        if name is not None:
+            found[len(ids) + 1] = name
+        ids.extend(unit)
+    return [TokenizedPrompt(_with_ends(tokenizer, ids), found) for ids, found in parts]
+
+
+def _units(
+    tokenizer: CLIPTokenizer, prompt: str, placeholders: Sequence[str], positions: Mapping[str, int], length: int
+) -> Iterator[tuple[list[int], str | None]]:
+    """What must stay together: the tokens of each word, and those of each placeholder with its name."""
+    for piece in split_at(prompt, placeholders):
+        if piece in placeholders:
+            count = positions.get(piece, 1)
+            if count > length:
+                raise ConductorError(
+                    f"the placeholder {piece} takes {count} positions, but the text encoder reads {length}; use a "
+                    "concept with fewer vectors"
+                )
+            yield [0] * count, piece  # any id but the end token's: its embedding is overwritten
+        elif piece.strip():
+            word: list[int] = []
+            ids = tokenizer(piece, add_special_tokens=False)["input_ids"]
+            for token, text in zip(ids, tokenizer.convert_ids_to_tokens(ids)):
+                word.append(token)
+                if text.endswith("</w>") or len(word) == length:
+                    yield word, None
+                    word = []
+            if word:
+                yield word, None
+
+
+def _with_ends(tokenizer: CLIPTokenizer, ids: Sequence[int]) -> Tensor:
+    """Put start, end and padding around the tokens of a text, ``(tokens,)``."""
+    kept = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+    return torch.tensor(kept + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(kept)))
 
 
 @contextmanager

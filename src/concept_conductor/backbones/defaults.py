@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from concept_conductor.backbones.model_files import ModelFiles
 from concept_conductor.errors import ConductorError
 from concept_conductor.settings import (
     PAPER_GUIDANCE,
@@ -72,7 +72,7 @@ class Defaults(BaseModel):
     training: TrainingDefaults
 
     def overridden(self, own: Mapping[str, Any]) -> Defaults:
-        """These defaults with a model folder's own values put over them."""
+        """Return these defaults with a model folder's own values put over them."""
         merged = self.model_dump(exclude_none=True)
         for key, value in own.items():
             merged[key] = {**merged[key], **value} if isinstance(value, dict) and key in merged else value
@@ -80,19 +80,20 @@ class Defaults(BaseModel):
 
 
 def read_model_settings(folder: Path, family: Defaults) -> Defaults:
-    """The family's defaults with those of ``folder/conductor.json`` over them, where the file exists.
+    """Return the family's defaults with those of ``folder/conductor.json`` over them, where the file exists.
 
     Raises:
-        ConductorError: the file is damaged or names an unknown setting.
+        ConductorError: the file is damaged, no ordinary file, or names an unknown setting.
     """
-    file = folder / MODEL_SETTINGS_FILE
-    if not file.is_file():
+    files = ModelFiles(folder)
+    if files.find(MODEL_SETTINGS_FILE) is None:
         return family
+    file = folder / MODEL_SETTINGS_FILE
     try:
-        return family.overridden(json.loads(file.read_text(encoding="utf-8")))
+        return family.overridden(files.json(MODEL_SETTINGS_FILE))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ConductorError(f"{file}: '{field}': {first['msg']}; mend or remove that line") from error
-    except (ValueError, RecursionError, AttributeError, TypeError) as error:  # no JSON, no UTF-8, no object
-        raise ConductorError(f"{file} is no valid JSON object ({error}); mend or remove it") from error
+    except TypeError as error:  # a group of settings where one value belongs
+        raise ConductorError(f"{file}: a setting holds a group of others ({error}); mend or remove it") from error

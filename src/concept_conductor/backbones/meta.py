@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from concept_conductor.backbones import family_of
 from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.component_configs import (
+    ComponentConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    VaeConfig,
+    check_config,
+)
 from concept_conductor.backbones.defaults import read_model_settings
 from concept_conductor.backbones.meta_attention import FUSED_TEXT, FusedProcessor
+from concept_conductor.backbones.model_files import ModelFiles, first_line
+from concept_conductor.backbones.scheduler_config import check_scheduler, make_scheduler
 from concept_conductor.errors import ConductorError
 
 UNET, VAE, SCHEDULER = "unet", "vae", "scheduler"
 TEXT_ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+SCHEDULER_FILE = f"{SCHEDULER}/scheduler_config.json"
+KINDS: dict[str, type[ComponentConfig]] = {
+    UNET: UNetConfig,
+    VAE: VaeConfig,
+    "text_encoder": TextEncoderConfig,
+    "text_encoder_2": TextEncoderConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,7 @@ class MetaModel:
     """What a model looks like.
 
     Attributes:
-        configs: component -> its configuration.
+        configs: component -> its configuration, checked.
         folder: where they come from, if from a folder.
     """
 
@@ -35,77 +51,98 @@ class MetaModel:
     folder: Path | None = field(default=None)
 
     @classmethod
-    def read(cls, folder: Path) -> MetaModel:
-        """The configurations in a diffusers folder.
+    def read(cls, folder: Path, parts: Collection[str] | None = None) -> MetaModel:
+        """Read the configurations in a diffusers folder.
+
+        Args:
+            folder: that has a folder for each part.
+            parts: to read; None for those that are there, of which only a second text encoder may be missing.
 
         Raises:
-            ConductorError: one is missing or damaged.
+            ConductorError: one is missing, damaged, or says what cannot be or is not honoured; one sentence.
         """
-        configs = {}
-        for name in (UNET, VAE, *TEXT_ENCODERS, SCHEDULER):
-            file = folder / name / ("scheduler_config.json" if name == SCHEDULER else "config.json")
-            if name in ("text_encoder_2", SCHEDULER) and not file.is_file():
-                continue
-            try:
-                configs[name] = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise ConductorError(f"'{file}' cannot be read ({error}); expected a part's configuration") from error
-            if not isinstance(configs[name], dict):
-                raise ConductorError(f"'{file}' holds no JSON object; expected a part's configuration")
+        files, configs = ModelFiles(folder), {}
+        if parts is None:
+            parts = {UNET, VAE, "text_encoder"}
+            parts |= {"text_encoder_2"} if files.find("text_encoder_2/config.json") is not None else set()
+            parts |= {SCHEDULER} if files.find(SCHEDULER_FILE) is not None else set()
+        for name, kind in KINDS.items():
+            if name in parts:
+                file = f"{name}/config.json"
+                configs[name] = check_config(kind, files.json(file), str(folder / file))
+        if SCHEDULER in parts:
+            configs[SCHEDULER] = check_scheduler(files.json(SCHEDULER_FILE), str(folder / SCHEDULER_FILE))
         return cls(configs, folder)
 
     @classmethod
     def published(cls, family: str) -> MetaModel:
-        """The shapes in which a family was published (SD1.5 at 512 px, SD2.1 at 768 px, SDXL at 1024 px)."""
+        """Return the shapes in which a family was published (SD1.5 at 512 px, SD2.1 at 768 px, SDXL at 1024 px)."""
         return cls(PUBLISHED[family])
 
     def networks(self) -> dict[str, Any]:
-        """The networks with random weights, on torch's present default device.
+        """Make the networks with random weights, on torch's present default device.
 
         Raises:
             ConductorError: the configurations describe none.
         """
-        try:
-            return self._networks()
-        except (TypeError, ValueError, KeyError) as error:
-            raise ConductorError(
-                f"the configurations in '{self.folder}' describe no networks that can be made ({error})"
-            ) from error
+        makers: dict[str, Any] = {UNET: UNet2DConditionModel, VAE: AutoencoderKL}
+        networks = {}
+        for name, config in self.configs.items():
+            if name == SCHEDULER:
+                continue
+            try:
+                if name in TEXT_ENCODERS:
+                    networks[name] = TEXT_ENCODERS[name](CLIPTextConfig(**config)).eval()
+                else:
+                    networks[name] = makers[name](**config).eval()
+            # numbers in range that do not fit each other: diffusers and transformers raise many kinds
+            except Exception as error:
+                where = "" if self.folder is None else f" in '{self.folder}'"
+                raise ConductorError(
+                    f"the configuration of '{name}'{where} describes no network that can be made "
+                    f"({first_line(error)}); get the model again"
+                ) from error
+        return networks
 
-    def _networks(self) -> dict[str, Any]:
-        configs = self.configs
-        parts: dict[str, Any] = {
-            UNET: UNet2DConditionModel.from_config(configs[UNET]).eval(),
-            VAE: AutoencoderKL.from_config(configs[VAE]).eval(),
-        }
-        for name, kind in TEXT_ENCODERS.items():
-            if name in configs:
-                parts[name] = kind(CLIPTextConfig.from_dict(configs[name])).eval()
-        return parts
+    def scheduler(self) -> Any:
+        """Make the scheduler, DDIM where nothing is said of it."""
+        return make_scheduler(self.configs.get(SCHEDULER, {}))
 
-    def backbone(self, dtype: torch.dtype) -> Backbone:
-        """The model without data, on torch's ``meta`` device; it has no tokenizers.
+    def backbone(
+        self,
+        dtype: torch.dtype,
+        networks: Mapping[str, Any] | None = None,
+        tokenizers: Mapping[str, CLIPTokenizer] | None = None,
+    ) -> Backbone:
+        """Make the model without data, on torch's ``meta`` device.
+
+        Args:
+            dtype: of its weights.
+            networks: made on the ``meta`` device before.
+            tokenizers: by their parts' names; without them it cannot read prompts.
 
         Raises:
             ConductorError: its configurations describe no networks, or of no supported family.
         """
         with torch.device("meta"):
+            made = self.networks() if networks is None else networks
             # torch's own: diffusers' warns of a mixed precision that there is none of
-            parts = {name: nn.Module.to(network, dtype=dtype) for name, network in self.networks().items()}
+            parts = {name: nn.Module.to(network, dtype=dtype) for name, network in made.items()}
         for name, part in parts.items():
             if name in TEXT_ENCODERS:
                 part.set_attn_implementation(FUSED_TEXT)
             else:
                 part.set_attn_processor(FusedProcessor())
-        family = family_of(parts, "the model")
+        family = family_of(parts, "the model" if self.folder is None else f"the model '{self.folder}'")
         defaults = family.family_defaults
         if self.folder is not None:
             defaults = read_model_settings(self.folder, defaults)
-        texts: dict[str, Any] = {name: parts.get(name) for name in family.text_parts}
+        readers: dict[str, Any] = {**parts, **(tokenizers or {})}
+        texts: dict[str, Any] = {name: readers.get(name) for name in family.text_parts}
         return family(
             unet=parts[UNET],
             vae=parts[VAE],
-            scheduler=DDIMScheduler.from_config(self.configs.get(SCHEDULER, {})),
+            scheduler=self.scheduler(),
             defaults=defaults,
             device=torch.device("meta"),
             **texts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from concept_conductor.backbones.base import Backbone
+from concept_conductor.backbones.conditioning import unread_part
 from concept_conductor.backbones.meta import PUBLISHED, MetaModel
+from concept_conductor.backbones.prompt_syntax import syntax_warning
+from concept_conductor.concepts.concept import Concept
 from concept_conductor.concepts.prompt import ConceptPrompt
 from concept_conductor.errors import ConductorError
 from concept_conductor.io.documents import FieldPath
 from concept_conductor.memory.estimate import DryRun, Estimate, MemoryOptions
 from concept_conductor.memory.savings import GIB, Option, options
 from concept_conductor.pipeline.inputs import image_size
+from concept_conductor.pipeline.loading import describe
 from concept_conductor.recipes.files import locate_in, locate_model
 from concept_conductor.recipes.load_inputs import load_inputs
 from concept_conductor.recipes.model import misfits, number_type, settings_of
@@ -39,6 +43,7 @@ class Diagnosis(BaseModel):
         options: the recipe as it is, and with settings that make it need less.
         card, card_memory: the GPU of this machine and its bytes, or None.
         problems: what is wrong, a sentence each.
+        notes: what will not be read as it may be meant, a sentence each.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +61,7 @@ class Diagnosis(BaseModel):
     card: str | None = None
     card_memory: int | None = None
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = []
@@ -68,6 +74,7 @@ class Diagnosis(BaseModel):
             parts += [phases, self._choices()]
         if self.card is not None and self.card_memory is not None:
             parts.append(Text(f"this machine: {self.card}, {self.card_memory / GIB:.0f} GiB"))
+        parts += [Text(f"note: {note}", style="yellow") for note in self.notes]
         parts += [Text(f"problem: {problem}", style="red") for problem in self.problems]
         return Group(*parts)
 
@@ -92,7 +99,7 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
 
     Args:
         recipe: loaded.
-        family: "sd15", "sd21" or "sdxl", for a model whose configuration is not on this machine.
+        family: "sd15", "sd21" or "sdxl", for a model that is not on this machine.
     """
     problems: list[str] = []
     concepts = _opened(recipe, problems)
@@ -107,12 +114,12 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
         card = torch.cuda.get_device_properties(0)
         known |= {"card": card.name, "card_memory": card.total_memory}
     try:
-        backbone = _meta_model(recipe, family).backbone(dtype)
+        backbone = _described(recipe, dtype, family)
         known["family"] = backbone.name
         width, height = image_size(backbone, recipe.width, recipe.height)
     except ConductorError as error:
         return Diagnosis(**known, problems=(*problems, str(error)))
-    known |= {"width": width, "height": height}
+    known |= {"width": width, "height": height, "notes": tuple(_notes(recipe, backbone, concepts))}
     problems += map(str, misfits(recipe, backbone, concepts))
     if problems:
         return Diagnosis(**known, problems=tuple(problems))
@@ -124,7 +131,7 @@ def diagnose(recipe: Recipe, family: str | None = None) -> Diagnosis:
 
 
 def _opened(recipe: Recipe, problems: list[str]) -> list[ConceptPrompt]:
-    """The recipe's concepts, after all of its files have been opened; what is wrong goes into ``problems``."""
+    """Return the recipe's concepts after opening all of its files; put what is wrong into ``problems``."""
     paths: dict[FieldPath, Path | str] = {}
     for place in recipe.files():
         try:
@@ -135,30 +142,49 @@ def _opened(recipe: Recipe, problems: list[str]) -> list[ConceptPrompt]:
             problems.append(str(recipe.error(place, str(error))))
     if not problems:
         try:
-            concepts, _, _ = load_inputs(recipe, paths)
-            return concepts
+            return load_inputs(recipe, paths, generate=False).concepts
         except ConductorError as error:
             problems.append(str(error))
     return []
 
 
-def _meta_model(recipe: Recipe, family: str | None) -> MetaModel:
-    """The model's networks, from its folder or, where it is none, as the family was published."""
-    where = locate_model(recipe.model, recipe.folder)
-    if isinstance(where, Path) and where.is_dir():
-        return MetaModel.read(where)
-    if family is None:
-        raise ConductorError(
-            f"the model '{recipe.model}' is no folder on this machine, so that its configuration is not known; "
-            f"say what it is with --family {', '.join(PUBLISHED)}"
-        )
-    return MetaModel.published(family)
+def _described(recipe: Recipe, dtype: torch.dtype, family: str | None) -> Backbone:
+    """Return the recipe's model without data: from its files, checked as for loading, or as its family was published.
+
+    Raises:
+        ConductorError: something in the files is missing, damaged or not honoured, or nothing is known of the model.
+    """
+    with recipe.blaming("model"):
+        where = locate_model(recipe.model, recipe.folder)
+        if isinstance(where, Path):
+            return describe(where, dtype, recipe.prediction_type)
+        if family is None:
+            raise ConductorError(
+                f"the model '{recipe.model}' is not on this machine, so that its configuration is not known; say what "
+                f"it is with --family {', '.join(PUBLISHED)}"
+            )
+        return MetaModel.published(family).backbone(dtype)
+
+
+def _notes(recipe: Recipe, backbone: Backbone, concepts: Sequence[ConceptPrompt]) -> Iterator[str]:
+    """Yield what of the recipe's prompts will not be read as it may be meant."""
+    if sentence := syntax_warning(recipe.texts()):
+        yield sentence
+    tokenizers = [encoder.tokenizer for encoder in backbone.text_encoders]
+    if recipe.chunk_prompts or None in tokenizers:
+        return
+    texts: list[tuple[str, Concept | None]] = [(text, None) for text in (recipe.prompt, recipe.negative_prompt) if text]
+    texts += [(entry.variant(recipe.prompt), entry.concept) for entry in concepts]
+    for text, concept in texts:
+        names, positions = ((), None) if concept is None else (concept.placeholders, concept.positions)
+        if sentence := unread_part(tokenizers[0], text, names, positions):
+            yield sentence
 
 
 def _dry_run(
     recipe: Recipe, backbone: Backbone, size: tuple[int, int], concepts: Sequence[ConceptPrompt]
 ) -> tuple[Estimate, list[Option]]:
-    """The estimate of the recipe as it is, and the ways to run it."""
+    """Return the estimate of the recipe as it is, and the ways to run it."""
     settings = settings_of(recipe, backbone.defaults)
     own = MemoryOptions(
         paths_per_forward=recipe.paths_per_forward,
@@ -166,5 +192,5 @@ def _dry_run(
         vae_tiling=recipe.vae_tiling,
         offload=recipe.offload,
     )
-    rehearsal = DryRun(backbone, settings, size, [entry.concept.unet for entry in concepts])
-    return rehearsal.estimate(own), options(rehearsal, own)
+    dry_run = DryRun(backbone, settings, size, [entry.concept.unet for entry in concepts])
+    return dry_run.estimate(own), options(dry_run, own)

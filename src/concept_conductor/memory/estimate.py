@@ -1,4 +1,4 @@
-"""A rehearsal: the run's own code on tensors without data, counting what would be alive at once."""
+"""A dry run: the run's own code on tensors without data, counting what would be alive at once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from concept_conductor.backbones.base import TILE, Backbone
 from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.concepts.data import LowRank, Update
+from concept_conductor.concepts.layer_names import UNET_LINEARS
 from concept_conductor.denoiser.layers import attention_layers
 from concept_conductor.denoiser.masks import Masks
 from concept_conductor.memory.tracker import MemoryTracker
@@ -27,14 +28,13 @@ FRAGMENTATION = 0.1
 
 #: Any timestep.
 NOW = torch.tensor(500)
-ATTENTION_LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
 
 TEXTS, REFERENCE, ALIGNMENT, INJECTION, IMAGE = "texts", "reference", "alignment", "injection", "image"
 
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """The settings that trade time for memory.
+    """Settings that trade time for memory.
 
     Attributes:
         paths_per_forward: see the recipe.
@@ -68,7 +68,7 @@ class Estimate:
 
 
 class DryRun:
-    """One run on a model without data; different thrift is estimated without rehearsing all of it anew.
+    """A run on a model without data; other options are estimated without running all of it again.
 
     Args:
         backbone: the model, usually on the ``meta`` device (:meth:`.MetaModel.backbone`); any other works too.
@@ -98,7 +98,7 @@ class DryRun:
         self._alignment, self._injection = cache(self._measure_alignment), cache(self._measure_injection)
         self._image = cache(self._measure_image)
 
-    def estimate(self, thrift: MemoryOptions) -> Estimate:
+    def estimate(self, options: MemoryOptions) -> Estimate:
         """What the run needs with these settings."""
         backbone = self.backbone
         texts = {
@@ -109,15 +109,15 @@ class DryRun:
         weights = {name: bytes_of(network) for name, network in networks.items()}
 
         def present(*at_work: str) -> int:
-            return sum(size for name, size in weights.items() if name in at_work or not thrift.offload)
+            return sum(size for name, size in weights.items() if name in at_work or not options.offload)
 
         phases = {TEXTS: present(*texts) + self._texts()}
-        paths = thrift.paths_per_forward
+        paths = options.paths_per_forward
         if self.settings.alignment is not None and len(self.updates) > 1:
-            phases[REFERENCE] = present("VAE") + self._reference(thrift.vae_tiling)
-            phases[ALIGNMENT] = present("U-Net") + self._alignment(paths, thrift.gradient_checkpointing)
+            phases[REFERENCE] = present("VAE") + self._reference(options.vae_tiling)
+            phases[ALIGNMENT] = present("U-Net") + self._alignment(paths, options.gradient_checkpointing)
         phases[INJECTION] = present("U-Net") + self._injection(paths)
-        phases[IMAGE] = present("VAE") + self._image(thrift.vae_tiling)
+        phases[IMAGE] = present("VAE") + self._image(options.vae_tiling)
         return Estimate(weights, phases)
 
     def _measure_texts(self) -> int:
@@ -221,9 +221,7 @@ def ed_lora(backbone: Backbone) -> dict[str, Update]:
     rank = backbone.defaults.training.rank.unet
     assert rank is not None
     layers = (layer for layer in attention_layers(backbone.unet).items())
-    linears = {
-        f"{name}.{linear}": layer.get_submodule(linear) for name, layer in layers for linear in ATTENTION_LINEARS
-    }
+    linears = {f"{name}.{linear}": layer.get_submodule(linear) for name, layer in layers for linear in UNET_LINEARS}
     return {
         name: LowRank(
             torch.empty(rank, int(linear.weight.shape[1]), device="meta"),

@@ -33,38 +33,38 @@ class Option(BaseModel):
     card: int | None
 
 
-def options(rehearsal: DryRun, own: MemoryOptions) -> list[Option]:
-    """The recipe as it is, and then with one more setting at a time, those that cost least time first.
+def options(dry_run: DryRun, own: MemoryOptions) -> list[Option]:
+    """List the recipe as it is, and then with one more setting at a time, those that cost least time first.
 
     Settings that save next to nothing are left out.
     """
     kept, settings = own, dict[str, str]()
-    found = [option(rehearsal, own, settings)]
-    for name, value, changed in cheaper_options(rehearsal, own):
-        thrift, more = replace(kept, **changed), {**settings, name: value}
-        tried = option(rehearsal, thrift, more)
+    found = [option(dry_run, own, settings)]
+    for name, value, changed in cheaper_options(dry_run, own):
+        chosen, more = replace(kept, **changed), {**settings, name: value}
+        tried = option(dry_run, chosen, more)
         if tried.peak < (1 - WORTH_IT) * found[-1].peak:
             found.append(tried)
-            kept, settings = thrift, more
+            kept, settings = chosen, more
     return found
 
 
-def option(rehearsal: DryRun, thrift: MemoryOptions, settings: Mapping[str, str]) -> Option:
-    """What ``settings``, which amount to ``thrift``, need."""
-    peak = rehearsal.estimate(thrift).peak
+def option(dry_run: DryRun, chosen: MemoryOptions, settings: Mapping[str, str]) -> Option:
+    """What ``settings``, which amount to ``chosen``, need."""
+    peak = dry_run.estimate(chosen).peak
     written = tuple(f"{name}: {value}" for name, value in settings.items())
     return Option(settings=written, peak=peak, card=smallest_card(peak))
 
 
-def cheaper_options(rehearsal: DryRun, own: MemoryOptions) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each setting that may save memory: its name and value in a recipe, and as a change of thrift."""
+def cheaper_options(dry_run: DryRun, own: MemoryOptions) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each setting that may save memory: its name and value in a recipe, and as a change of the options."""
     if not own.vae_tiling:
         yield "vae_tiling", "true", {"vae_tiling": True}
-    if not own.gradient_checkpointing and rehearsal.settings.alignment is not None:
+    if not own.gradient_checkpointing and dry_run.settings.alignment is not None:
         yield "alignment", "{gradient_checkpointing: true}", {"gradient_checkpointing": True}
     if not own.offload:
         yield "offload", "true", {"offload": True}
-    paths = len(rehearsal.updates)
+    paths = len(dry_run.updates)
     for count in range(min(own.paths_per_forward or paths, paths) - 1, 0, -1):
         yield "paths_per_forward", str(count), {"paths_per_forward": count}
 

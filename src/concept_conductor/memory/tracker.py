@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Inside this context every tensor that an operation makes is counted until it is gone.
+    """Count every tensor that an operation makes inside this context until it is gone.
 
     Attributes:
         live: bytes alive now, of those made inside.
