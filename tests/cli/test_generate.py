@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -20,7 +19,8 @@ from safetensors.torch import save_file
 from concept_conductor import Concept, ConceptConductorPipeline
 from concept_conductor.cli import generate
 from concept_conductor.concepts.formats.convert import ConceptFormat
-from concept_conductor.recipes import runner
+from concept_conductor.io.files import atomic_write
+from concept_conductor.recipes import model, run_folder, runner
 from concept_conductor.recipes.provenance import Provenance
 from concept_conductor.recipes.schema.recipe import Recipe
 from tests.conftest import TINY
@@ -282,7 +282,7 @@ def test_a_hub_out_of_reach(
 @pytest.fixture
 def really(tiny_pipe: ConceptConductorPipeline, monkeypatch: pytest.MonkeyPatch) -> ConceptConductorPipeline:
     """The tiny model itself, loaded already."""
-    monkeypatch.setattr(runner, "load_pipeline", lambda *_: tiny_pipe)
+    monkeypatch.setattr(model, "load_pipeline", lambda *_, **__: tiny_pipe)
     return tiny_pipe
 
 
@@ -293,7 +293,7 @@ def test_weights_that_match_no_layer(conductor, recipe: Path, really: ConceptCon
     ConceptFormat.mixofshow.save(stray, recipe.parent / "chow_dog.pth")
     outcome = conductor("generate", recipe, "--json")
     assert outcome.status == 1
-    assert "weights for the layer 'down_blocks.9.attn1.to_q' match no linear layer" in outcome.err
+    assert "'down_blocks.9.attn1.to_q', but no U-Net of SD1.5, SD2.1 or SDXL has a linear layer" in outcome.err
     assert not any(Path().iterdir())
 
     wide = replace(concept, unet={name: update._replace(down=torch.ones(4, 99))})
@@ -302,7 +302,7 @@ def test_weights_that_match_no_layer(conductor, recipe: Path, really: ConceptCon
     assert shape.status == 1
     assert f"weights of '{name}' are made for a layer of shape 16x99 but the model's is 16x16" in shape.err
     for failed in (outcome, shape):  # recipe, line and field, and the file
-        assert "pets.yaml, line 4: 'concepts[0].file': " in failed.err and "chow_dog.pth: weights" in failed.err
+        assert "pets.yaml, line 4: 'concepts[0]" in failed.err and "chow_dog.pth" in failed.err
         assert len(failed.err.splitlines()) == 1
 
 
@@ -324,14 +324,16 @@ def test_memory_that_runs_out_in_the_unet(
 def test_a_full_disk_keeps_what_was_finished(
     conductor, recipe: Path, quick, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = Image.Image.save
+    save = run_folder.save_png
 
-    def until_full(image: Image.Image, stream: BinaryIO, *args: object, **options: object) -> None:
-        save(image, stream, *args, **options)
-        if file in stream.name:
+    def until_full(image: Image.Image, path: Path, metadata: dict[str, str] | None = None) -> Path:
+        if path.name != file:
+            return save(image, path, metadata)
+        with atomic_write(path) as stream:
+            stream.write(b"half of it")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", until_full)
+    monkeypatch.setattr(run_folder, "save_png", until_full)
     outcome = conductor("generate", recipe, "--out", "here")
     assert outcome.status == 1
     assert f"the disk is full: 'here/{file}' could not be written; free some space" in outcome.err
@@ -350,14 +352,61 @@ def test_bad_seeds(conductor, recipe: Path, seeds: str) -> None:
 def test_a_file_in_place_of_the_folder(conductor, recipe: Path) -> None:
     outcome = conductor("generate", recipe, "--out", recipe)
     assert outcome.status == 1
-    assert "is a file; expected a folder" in outcome.err
+    assert "is a file, or lies in one; expected a folder" in outcome.err
+
+
+@pytest.mark.parametrize("out", ["/dev/null/out", "/proc/out", "a" * 300])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_loaded(
+    conductor, recipe: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.setattr(model, "load_pipeline", lambda *_, **__: pytest.fail("the model is loaded"))
+    for command in ("generate", recipe), ("layout", "show", recipe):
+        outcome = conductor(*command, "--out", out)
+        assert outcome.status == 1
+        assert len(outcome.err.splitlines()) == 1 and out in outcome.err and "choose another" in outcome.err
+
+
+def test_a_deleted_working_folder_is_told(conductor, recipe: Path, quick) -> None:
+    Path.cwd().rmdir()
+    for command in ("generate", recipe), ("layout", "show", recipe):
+        outcome = conductor(*command)
+        assert outcome.status == 1
+        assert outcome.err == "the working folder is gone; change to one that is there and run it again\n"
+    assert not quick.calls
+
+
+def test_runs_into_one_folder_are_listed_together(conductor, recipe: Path, quick) -> None:
+    for seeds in ("0-1", "1-2"):
+        outcome = conductor("generate", recipe, "--seeds", seeds, "--out", "here", "--json")
+        assert [entry["file"] for entry in json.loads(outcome.out)["images"]] == [
+            f"seed-000{seed}.png" for seed in seeds.split("-")
+        ]
+    record = json.loads(Path("here/run.json").read_text())
+    assert [entry["file"] for entry in record["images"]] == ["seed-0000.png", "seed-0001.png", "seed-0002.png"]
+    assert [run["seeds"]["asked"] for run in record["other_runs"].values()] == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("cuda", "there is no CUDA device here"), ("cuda:7", "there is no CUDA device here"), ("mps", "there is no MPS")],
+)
+def test_devices_that_are_not_here(
+    conductor, recipe: Path, monkeypatch: pytest.MonkeyPatch, device: str, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(model, "load_model", lambda *_, **__: pytest.fail("the model is loaded"))
+    recipe.write_text(recipe.read_text() + f"device: {device}\n")
+    outcome = conductor("generate", recipe, "--json")
+    assert outcome.status == 1 and len(outcome.err.splitlines()) == 1
+    assert f"pets.yaml, line 16: 'device': {said}" in outcome.err
 
 
 def test_the_real_pipeline_through_the_python_face(recipe: Path, tiny_pipe: ConceptConductorPipeline) -> None:
     chosen = generate.with_seeds(Recipe.load(recipe), "4")
     chosen = chosen.model_copy(update={"inversion": chosen.inversion.model_copy(update={"steps": 2})})
     steps: list[tuple[bool, int]] = []
-    (image,) = chosen.run(tiny_pipe, lambda report: steps.append((report.preview is None, report.step)))
+    (image,) = runner.generate(chosen, tiny_pipe, lambda report: steps.append((report.preview is None, report.step)))
     assert steps == [(True, 1), (True, 2), (False, 1), (False, 2)]  # inverted, then denoised
     assert image.seed == 4
     assert image.image.size == (128, 128)
@@ -366,7 +415,7 @@ def test_the_real_pipeline_through_the_python_face(recipe: Path, tiny_pipe: Conc
 
 
 def test_loading_a_model(recipe: Path) -> None:
-    pipe = runner.load_pipeline(TINY, Recipe.load(recipe))
+    pipe = model.load_pipeline(TINY, Recipe.load(recipe))
     assert (pipe.device.type, pipe.dtype) == ("cpu", torch.float32)
     with pytest.raises(ValueError, match="there is no CUDA device here"):
-        runner.load_pipeline(TINY, Recipe.load(recipe).model_copy(update={"device": "cuda"}))
+        model.load_pipeline(TINY, Recipe.load(recipe).model_copy(update={"device": "cuda"}))

@@ -13,6 +13,8 @@ from PIL import Image
 
 from concept_conductor.io import images
 from concept_conductor.io.images import read_recipe, save_png
+from concept_conductor.recipes import files, model, section
+from tests.cli.conftest import assert_same_replay
 from tests.conftest import TINY
 
 
@@ -52,8 +54,7 @@ def test_the_real_pipeline_makes_the_same_image_again(conductor, recipe: Path) -
     recipe.write_text(recipe.read_text().replace("steps: 999", "steps: 2") + "paths_per_forward: 1\n")
     assert conductor("generate", recipe, "--seeds", "3", "--out", "made").status == 0
     outcome = conductor("replay", "made/seed-0003.png", "--json")
-    assert outcome.status == 0, outcome.err
-    assert json.loads(outcome.out)["identical"]
+    assert_same_replay(outcome)
 
 
 def test_changed_and_missing_files_are_named(conductor, recipe: Path, image: Path, quick) -> None:
@@ -125,6 +126,62 @@ def test_models_are_verified_and_not_downloaded_unasked(conductor, image: Path, 
     tampered(image, recipe__model="stranger/model")
     assert "to have it downloaded, say so with --model stranger/model" in conductor("replay", image).err
     assert not quick.calls
+
+
+def test_a_model_that_nothing_vouches_for_is_named_by_the_user(conductor, image: Path, quick) -> None:
+    tampered(image, model=None)
+    outcome = conductor("replay", image)
+    assert outcome.status == 1 and "holds no hash of the model that made it" in outcome.err
+    assert not quick.calls
+    assert conductor("replay", image, "--model", TINY).status == 0
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks a hub, or anybody, fails the test."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("somebody is asked"))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("somebody is asked"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"recipe__layout__masks": None, "recipe__layout__words": ["a dog", "a cat"]},
+            "--fetch IDEA-Research/grounding-dino-tiny --fetch facebook/sam-vit-huge",
+        ),
+        ({"recipe__concepts__0__file": "stranger/concept"}, "--fetch stranger/concept"),
+        ({"recipe__concepts__0__file": "stranger/concept/a.pth"}, "--fetch stranger/concept/a.pth"),
+        ({"recipe__model": "stranger/model"}, "--model stranger/model"),
+        (
+            {"recipe__layout": {"generated": {"model": "stranger/model"}, "words": ["a dog", "a cat"]}},
+            "--fetch stranger/model",
+        ),
+    ],
+)
+def test_the_hub_is_not_asked_for_what_only_the_image_names(
+    conductor, image: Path, quick, unreachable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes, said: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(files, "in_hub_cache", lambda *_: None)
+    monkeypatch.setattr(section, "in_hub_cache", lambda *_: None)
+    tampered(image, **changes)
+    outcome = conductor("replay", image)
+    assert outcome.status == 1
+    assert "is not on this machine; to have it downloaded, say so with " in outcome.err and said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not quick.calls
+
+
+def test_what_is_loaded_asks_nobody_unless_the_user_names_the_model(
+    conductor, image: Path, quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+    monkeypatch.setattr(model, "load_pipeline", lambda *_, fetch: fetched.append(fetch) or quick)
+    assert conductor("replay", image).status == 0
+    assert conductor("replay", image, "--model", TINY).status == 0
+    assert fetched == [False, True]
 
 
 def test_folders_named_in_an_image_are_not_written_to(conductor, image: Path, quick, tmp_path: Path) -> None:

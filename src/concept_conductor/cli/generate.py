@@ -46,8 +46,9 @@ def generate(
     chosen = with_seeds(Recipe.load(recipe), seeds)
     own = chosen.folder / chosen.output if chosen.output else Path("outputs") / recipe.stem
     folder = out or Path(os.path.normpath(own))
-    if folder.exists() and not folder.is_dir():
-        raise ConductorError(f"'{folder}' is a file; expected a folder for the results, choose another with --out")
+    from concept_conductor.recipes.run_folder import RunFolder, check_results
+
+    check_results(folder)
     if trace is not None:
         for place in folders_of(trace, chosen.seeds):
             check_folder(place)
@@ -56,7 +57,6 @@ def generate(
         typer.echo(f"Loading {chosen.model} ...", err=True)
     start = time.perf_counter()
     hide_loading_bars()
-    from concept_conductor.recipes.run_folder import RunFolder
     from concept_conductor.recipes.runner import RecipeRunner
 
     runner = RecipeRunner.prepare(chosen)
@@ -90,13 +90,13 @@ def generate(
 
 
 def kept(run: RunFolder) -> str:
-    """What is left of a run that did not end well."""
+    """Say what is left of a run that did not end well."""
     done, asked = len(run.finished), len(run.runner.recipe.seeds)
     return f"{done} of {asked} images are finished and kept in '{run.path}'" if done else "no image was finished"
 
 
 def with_seeds(recipe: Recipe, seeds: str | None) -> Recipe:
-    """The recipe with the command line's seeds."""
+    """Return the recipe with the command line's seeds."""
     if seeds is None:
         return recipe
     from concept_conductor.recipes.schema.fields import parse_seeds
@@ -109,12 +109,13 @@ def with_seeds(recipe: Recipe, seeds: str | None) -> Recipe:
 
 def make_all(run: RunFolder, *, previews: bool, trace: Path | None, quiet: bool) -> None:
     """Make and write every image, with a progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    from concept_conductor.cli.terminal import shown_progress, words
 
     seeds = run.runner.recipe.seeds
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True) as bar:
+    columns = (words("description"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with shown_progress(*columns, quiet=quiet, transient=True) as bar:
         task = bar.add_task("reading the prompts", total=None)
 
         def after_step(report: StepReport) -> None:

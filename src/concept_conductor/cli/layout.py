@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from concept_conductor.cli import hide_loading_bars
+
+if TYPE_CHECKING:
+    from concept_conductor.recipes.schema.recipe import Recipe
 
 app = typer.Typer(help="Look at layouts, and make collages.", no_args_is_help=True, add_completion=False)
 
@@ -25,14 +28,7 @@ def show(
     """
     from concept_conductor.recipes.schema.recipe import Recipe
 
-    loaded = Recipe.load(recipe)
-    hide_loading_bars()
-    from concept_conductor.recipes.run_folder import write_layout
-    from concept_conductor.recipes.show_layout import preview_layout
-
-    seen = preview_layout(loaded)
-    for file in write_layout(out or Path("outputs") / recipe.stem, seen.layout.image, seen.masks, seen.names):
-        typer.echo(file)
+    _write(Recipe.load(recipe), out or Path("outputs") / recipe.stem, preview=True)
 
 
 @app.command()
@@ -47,12 +43,16 @@ def collage(
     """Write a collage's image and the mask of each of its cut-outs, ready for a recipe's image and masks."""
     from concept_conductor.recipes.schema.recipe import collage_recipe
 
-    loaded = collage_recipe(spec, model)
+    _write(collage_recipe(spec, model), out or Path("outputs") / spec.stem, preview=preview)
+
+
+def _write(recipe: Recipe, folder: Path, *, preview: bool) -> None:
+    """Write a recipe's layout to a folder, and say what was written."""
     hide_loading_bars()
-    from concept_conductor.recipes.run_folder import write_layout
+    from concept_conductor.recipes.run_folder import check_results, write_layout
     from concept_conductor.recipes.show_layout import preview_layout
 
-    seen = preview_layout(loaded)
-    folder = out or Path("outputs") / spec.stem
+    check_results(folder)
+    seen = preview_layout(recipe)
     for file in write_layout(folder, seen.layout.image, seen.masks, seen.names, preview=preview):
         typer.echo(file)

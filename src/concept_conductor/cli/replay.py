@@ -24,22 +24,34 @@ def replay(
     model: Annotated[
         str | None, typer.Option(help="Where the model is, if elsewhere; a hub id lets it be downloaded.")
     ] = None,
+    fetch: Annotated[
+        list[str] | None,
+        typer.Option(help="What the image names of the hub and may be downloaded; once for each.", metavar="NAME"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the new image.")] = Path("replayed"),
     trace: Annotated[Path | None, typer.Option(help="Folder for a look inside, as of conductor generate.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what came out as JSON.")] = False,
 ) -> None:
-    """Make an image again from the recipe inside it, after checking that its files are the same by their hashes."""
+    """Make an image again from the recipe inside it, after checking that its files are the same by their hashes.
+
+    Nothing that only the image names is asked of the hub, unless --model or --fetch names it too.
+    """
     import numpy as np
 
     from concept_conductor.io.images import load_image, save_png
     from concept_conductor.recipes.provenance import Provenance, differing_versions
+    from concept_conductor.recipes.run_folder import check_results
 
     made = Provenance.read(image)
-    located = made.located(image, root, model)
+    named = set(fetch or ())
+    located = made.located(image, root, model, named)
+    if model is not None:
+        named |= {model, str(located["model",])}
     original = np.asarray(load_image(image), dtype=np.float32)
     file = out / f"{image.stem}.png"
     if file.exists() and file.resolve() == image.resolve():
         raise ConductorError(f"'{file}' is the image itself; choose another folder with --out")
+    check_results(out)
     if trace is not None:
         check_folder(trace)
         check_own(trace, out)
@@ -47,9 +59,9 @@ def replay(
     hide_loading_bars()
     from concept_conductor.recipes.runner import RecipeRunner
 
-    runner = RecipeRunner.prepare(made.again(image, root), located=located)
+    runner = RecipeRunner.prepare(made.again(image, root), located=located, fetch=named)
     if made.model is not None and runner.provenance.model != made.model:  # one that was downloaded just now
-        raise ConductorError(f"the model '{model}' is not the one that made '{image}': its files differ")
+        raise ConductorError(f"the model '{located['model',]}' is not the one that made '{image}': its files differ")
     made_again = runner.image(made.seed, trace=trace)
     save_png(made_again.image, file, made_again.provenance.metadata(file))
 

@@ -1,31 +1,28 @@
-"""YAML and JSON written by people: read safely, with errors that name the field and the line."""
+"""YAML 1.2 and JSON written by people: read safely, with errors that name the field and the line."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
-from yaml.constructor import SafeConstructor
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.io import yaml12
+from concept_conductor.io.ordinary import read_bounded
+from concept_conductor.io.printable import one_line
+from concept_conductor.io.yaml12 import MAX_BYTES, MAX_DEPTH, MAX_VALUES, YamlError
+from concept_conductor.io.yaml12 import FieldPath as FieldPath
+from concept_conductor.io.yaml12 import named as named
 
-MAX_BYTES = 2**20
-MAX_DEPTH = 20
-MAX_VALUES = 20_000
-"""Values of a document once its aliases are written out."""
-
-TOO_LONG = "a whole number of too many digits"
-
-FieldPath = tuple[str | int, ...]
-"""Where a value stands: ``("concepts", 0, "weight")``."""
+MAX_WHOLE = 2**63
+"""Whole numbers that are as large are nobody's setting; messages would not show the largest."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -49,13 +46,13 @@ class Document:
     lines: dict[FieldPath, int] = field(default_factory=dict)
 
     def line(self, place: FieldPath) -> int | None:
-        """The line of ``place``, or of the nearest thing around it."""
+        """Return the line of ``place``, or of the nearest thing around it."""
         while place and place not in self.lines:
             place = place[:-1]
         return self.lines.get(place)
 
     def validated(self, model: type[Model]) -> Model:
-        """The document as a ``model``.
+        """Return the document as a ``model``.
 
         Raises:
             DocumentError: it does not fit; one sentence for each field that does not.
@@ -67,156 +64,134 @@ class Document:
             return model.model_validate(self.data)
         except ValidationError as error:
             sentences = []
-            problems = error.errors(include_url=False)
-            for problem in problems:
-                place = tuple(part for part in problem["loc"])
+            problems = [(self._place(found["loc"]), found) for found in error.errors(include_url=False)]
+            for place, problem in problems:
                 if problem["type"] == "too_short" and any(
-                    len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in problems
+                    len(other) > len(place) and other[: len(place)] == place for other, _ in problems
                 ):
                     continue  # only because the entries that do not fit are not counted
+                if problem["type"].endswith("_type") and any(
+                    other == place and not found["type"].endswith("_type") for other, found in problems
+                ):
+                    continue  # of a field that takes several types, only the type that came says what is wrong
                 line = self.line(place)
                 where = self.source if line is None else f"{self.source}, line {line}"
-                sentences.append((line or 0, f"{where}: {explained(problem, model)}"))
+                sentences.append((line or 0, one_line(f"{where}: {explained(place, problem, model)}")))
             raise DocumentError("\n".join(sentence for _, sentence in sorted(sentences))) from error
+
+    def _place(self, parts: FieldPath) -> FieldPath:
+        """Return the place that pydantic means, without the names that it gives to the members of unions."""
+        place: FieldPath = ()
+        value = self.data
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1  # which may be missing
+            if isinstance(value, dict) and (part in value or last):
+                place, value = (*place, part), value.get(part)
+            elif isinstance(value, list) and isinstance(part, int):
+                place, value = (*place, part), value[part] if part < len(value) else None
+        return place
 
 
 def read_document(path: str | Path) -> Document:
-    """Read one YAML (or, by its ending, JSON) document.
+    """Read one YAML 1.2 (or, by its ending, JSON) document.
 
     Raises:
-        DocumentError: missing, larger than 1 MiB, not UTF-8, no valid YAML or JSON, a key given twice, or aliases
-            that multiply ("YAML bomb").
+        DocumentError: missing, no ordinary file, larger than 1 MiB, not UTF-8, no valid YAML or JSON, a key given
+            twice, numbers or characters that are none, or aliases that multiply ("YAML bomb").
     """
     path = Path(path)
-    if not path.is_file():
-        raise DocumentError(f"there is no file '{path}'; check the path")
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise DocumentError(f"{path}: expected at most {MAX_BYTES:,} bytes, but it has {size:,}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DocumentError(f"{path}: expected UTF-8 text, but byte {error.start} is none; save it as UTF-8") from error
-    if path.suffix.lower() == ".json":
-        return read_json(text, str(path))
-    return read_yaml(text, str(path))
+    except ConductorError as error:
+        raise DocumentError(str(error)) from error
+    return read_json(text, str(path)) if path.suffix.lower() == ".json" else read_yaml(text, str(path))
 
 
 def read_json(text: str, source: str) -> Document:
-    """Read JSON; lines are found by reading it as the YAML that it nearly is."""
+    """Read JSON; lines, and keys given twice, are found by reading it as the YAML that it nearly is.
+
+    Raises:
+        DocumentError: as for :func:`read_document`.
+    """
+    repeated: list[str] = []
+
+    def group(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return found
+
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_int=yaml12.whole_number, object_pairs_hook=group)
     except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
-        reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", TOO_LONG)
-        raise DocumentError(f"{source}, line {line}: this is no valid JSON: {reason}") from error
+        line, reason = getattr(error, "lineno", 1), getattr(error, "msg", "nested too deeply")
+        raise _unreadable(source, line, f"this is no valid JSON: {reason}") from error
+    lines: dict[FieldPath, int] = {}
     try:
-        lines = read_yaml(text.replace("\t", " "), source).lines  # JSON has tabs only between its tokens
-    except DocumentError as error:
-        if not isinstance(error.__cause__, yaml.YAMLError):
-            raise
-        lines = {}  # a character that YAML does not have
-    return Document(source, data, lines)
+        _, lines = yaml12.read(text.replace("\t", " "))  # JSON has tabs only between its tokens
+    except YamlError as error:
+        if not error.syntax:
+            raise _unreadable(source, error.line, error.reason) from error
+        if repeated:  # and a character that YAML does not have
+            reason = f"'{repeated[0]}' stands in a group a second time; keep one of the two"
+            raise _unreadable(source, None, reason) from error
+    return _with_plain_values(Document(source, data, lines))
 
 
 def read_yaml(text: str, source: str) -> Document:
-    """Read YAML with plain values only."""
+    """Read YAML 1.2 with plain values only.
+
+    Raises:
+        DocumentError: as for :func:`read_document`.
+    """
     try:
-        _check_extent(text, source)
-        node = yaml.compose(text, _Loader)
-        document = Document(source, None)
-        document.data = _Reader(document).value(node, ()) if node is not None else None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "unreadable characters"
-        where = source if not isinstance(mark, yaml.Mark) else f"{source}, line {mark.line + 1}"
-        raise DocumentError(
-            f"{where}: this is no valid YAML: {problem}; check colons, quotes and indentation"
-        ) from error
+        return _with_plain_values(Document(source, *yaml12.read(text)))
+    except YamlError as error:
+        reason = error.reason
+        if error.syntax:
+            reason = f"this is no valid YAML: {reason}; check colons, quotes and indentation"
+        raise _unreadable(source, error.line, reason) from error
+
+
+def _unreadable(source: str, line: int | None, reason: str) -> DocumentError:
+    return DocumentError(one_line(f"{source}{f', line {line}' if line else ''}: {reason}"))
+
+
+def _with_plain_values(document: Document) -> Document:
+    """Return the same document; refuse in it what no field of anything can hold and no message can show."""
+    count = 0
+
+    def plain(value: Any, place: FieldPath) -> Any:
+        nonlocal count
+        count += 1
+        if count > MAX_VALUES or len(place) > MAX_DEPTH:
+            raise DocumentError(f"{document.source}: expected at most {MAX_VALUES:,} values in {MAX_DEPTH} levels")
+        if isinstance(value, dict):
+            return {characters(key, place): plain(entry, (*place, key)) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [plain(entry, (*place, index)) for index, entry in enumerate(value)]
+        if isinstance(value, int) and abs(value) >= MAX_WHOLE:
+            raise refused(place, "expected a number below 2**63, but it is a whole number of too many digits")
+        return characters(value, place) if isinstance(value, str) else value
+
+    def characters(text: str, place: FieldPath) -> str:
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")  # pairs that were escaped become one
+        except UnicodeDecodeError as error:
+            raise refused(place, "half of a surrogate pair (\\ud800) is no character; write it whole") from error
+
+    def refused(place: FieldPath, reason: str) -> DocumentError:
+        field = f"'{named(place)}': " if place else ""
+        return _unreadable(document.source, document.line(place), field + reason)
+
+    document.data = plain(document.data, ())
     return document
 
 
-def _check_extent(text: str, source: str) -> None:
-    """Refuse too deep or too long a document from its stream of events, before anything recursive reads it."""
-    depth = values = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        values += isinstance(event, yaml.NodeEvent)
-        if depth > MAX_DEPTH or values > 2 * MAX_VALUES:  # keys are nodes too
-            line = event.start_mark.line + 1 if event.start_mark else 1
-            raise DocumentError(
-                f"{source}, line {line}: expected at most {MAX_VALUES:,} values in {MAX_DEPTH} levels; this is more"
-            )
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``3e-3`` is a number, as in JSON and YAML 1.2; PyYAML wants ``3.0e-3``."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-class _Reader:
-    """Turns nodes into values, noting their lines and counting them."""
-
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.constructor = SafeConstructor()
-        self.count = 0
-
-    def value(self, node: Node, place: FieldPath) -> Any:
-        line = node.start_mark.line + 1
-        self.document.lines.setdefault(place, line)
-        self.count += 1
-        if self.count > MAX_VALUES or len(place) > MAX_DEPTH:
-            raise DocumentError(
-                f"{self.document.source}, line {line}: aliases make this more than {MAX_VALUES:,} values or "
-                f"{MAX_DEPTH} levels; write it out plainly"
-            )
-        if isinstance(node, MappingNode):
-            return self.mapping(node, place)
-        if isinstance(node, SequenceNode):
-            return [self.value(entry, (*place, index)) for index, entry in enumerate(node.value)]
-        return self.scalar(node)
-
-    def mapping(self, node: MappingNode, place: FieldPath) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, ScalarNode):
-                raise DocumentError(f"{self.document.source}, line {line}: expected a plain word before the colon")
-            key = str(key_node.value)
-            if key in result:
-                raise DocumentError(
-                    f"{self.document.source}, line {line}: '{named((*place, key))}' stands here a second time; "
-                    "keep one of the two"
-                )
-            self.document.lines[(*place, key)] = line
-            result[key] = self.value(value_node, (*place, key))
-        return result
-
-    def scalar(self, node: Node) -> Any:
-        try:
-            return self.constructor.construct_object(node)
-        except ValueError as error:  # a date such as 2020-99-99, or thousands of digits
-            raise DocumentError(
-                f"{self.document.source}, line {node.start_mark.line + 1}: {_shown(node.value)} cannot be read "
-                f"({str(error).partition(';')[0]}); put it in quotes"
-            ) from error
-
-
-def named(place: Sequence[str | int]) -> str:
-    """A place as people write it: ``concepts[0].weight``."""
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
-
-
-def explained(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """One of pydantic's findings as a sentence: what was expected, what came, how to mend it."""
-    place, kind, value = problem["loc"], problem["type"], problem["input"]
+def explained(place: FieldPath, problem: Mapping[str, Any], model: type[BaseModel]) -> str:
+    """Return one of pydantic's findings as a sentence: what was expected, what came, how to mend it."""
+    kind, value = problem["type"], problem["input"]
     name = named(place)
     if kind == "missing":
         return f"'{name}' is missing; expected it here"
@@ -241,7 +216,7 @@ def explained(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
 
 
 def _fields_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
-    """The fields that a nested model knows at ``place``."""
+    """Return the fields that a nested model knows at ``place``."""
     for part in place:
         if not isinstance(part, str) or part not in model.model_fields:
             continue
@@ -253,22 +228,19 @@ def _fields_at(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model inside of ``tuple[Model, ...]``, ``Model | None`` and the like."""
+    """Return the model inside of ``tuple[Model, ...]``, ``Model | None`` and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
 
 
 def _shown(value: Any) -> str:
-    """A value for a message, shortened."""
+    """Return a value for a message, shortened."""
     if value is None:
         return "empty"
     if isinstance(value, Mapping):
         return "a group of fields"
     if isinstance(value, list):
         return "a list"
-    try:
-        text = repr(value)
-    except ValueError:  # written in hexadecimal, where Python reads any length
-        return TOO_LONG
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

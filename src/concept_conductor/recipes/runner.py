@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from concept_conductor.concepts.prompt import ConceptPrompt
-from concept_conductor.io.documents import FieldPath
 from concept_conductor.layouts.layout import Layout
 from concept_conductor.pipeline.pipeline import ConceptConductorPipeline, ConductorOutput
 from concept_conductor.pipeline.postprocess import decode_preview
-from concept_conductor.pipeline.text_to_image import PlainImages
 from concept_conductor.placement.placement import Placement
-from concept_conductor.recipes.files import locate_model, located_files, model_sha256, sha256_at
+from concept_conductor.recipes.files import Located, located_files, sha256_at
 from concept_conductor.recipes.load_inputs import load_inputs
-from concept_conductor.recipes.load_layout import PendingLayout
-from concept_conductor.recipes.model import as_used, check_fit, load_pipeline, misfits
-from concept_conductor.recipes.provenance import Provenance, versions
-from concept_conductor.recipes.schema.generation import GenerationEntry
+from concept_conductor.recipes.model import fit_layout
+from concept_conductor.recipes.provenance import Provenance, absolute, versions
 from concept_conductor.recipes.schema.recipe import Recipe
 from concept_conductor.tracing.folder import folders_of
 
@@ -94,47 +90,35 @@ class RecipeRunner:
         cls,
         recipe: Recipe,
         *,
-        located: Mapping[FieldPath, Path | str] | None = None,
+        located: Located | None = None,
         pipe: ConceptConductorPipeline | None = None,
+        fetch: Collection[str] | None = None,
     ) -> RecipeRunner:
-        """Open what ``recipe`` names, small files first, and load the model.
+        """Open what ``recipe`` names, small files first, load the model, and check all against each other.
 
         Args:
             recipe: what to make.
             located: place -> verified path (a replay's); None for what lies at the recipe's own paths.
             pipe: a loaded pipeline to use instead of the recipe's model.
+            fetch: names of what may be asked of the hub; None where everything may that the recipe names.
 
         Raises:
             ConductorError: anything missing, damaged or unfit.
         """
-        paths = dict(located) if located is not None else located_files(recipe)
-        concepts, opened, placement = load_inputs(recipe, paths)
-        hashes = {name: sha256_at(place, Path(paths[place])) for place, name in recipe.files().items()}
-        model = paths.get(("model",))
-        if pipe is None:
-            if model is None:
-                model = locate_model(recipe.model, recipe.folder)
-            pipe = load_pipeline(model, recipe)
-            if isinstance(model, str):
-                model = locate_model(model, recipe.folder)
-        recipe = as_used(recipe, pipe, concepts)
-        if misfit := next(misfits(recipe, pipe.backbone, concepts), None):
-            raise misfit
-        layout: Layout | None
-        if isinstance(opened, PendingLayout):
-            layout, recipe = made_layout(recipe, opened, paths, pipe)
-        else:
-            layout = opened
-        check_fit(recipe, pipe.backbone, concepts, layout)
+        folder = absolute(recipe.folder)
+        located = located_files(recipe) if located is None else located
+        inputs = load_inputs(recipe, located, pipe=pipe, fetch=fetch)
+        used = inputs.recipe
+        layout = fit_layout(used, inputs.model.pipe.backbone, inputs.concepts, inputs.layout)
         provenance = Provenance(
-            recipe=recipe.shareable(),
+            recipe=used.shareable(),
             seed=0,
-            folder=str(recipe.folder.resolve()),
-            files=hashes,
-            model=model_sha256(model) if isinstance(model, Path) else None,
+            folder=str(folder),
+            files={name: sha256_at(place, Path(located[place])) for place, name in recipe.files().items()},
+            model=inputs.model.sha256(),
             versions=versions(),
         )
-        return cls(recipe, pipe, concepts, layout, placement, provenance)
+        return cls(used, inputs.model.pipe, inputs.concepts, layout, inputs.placement, provenance)
 
     def images(
         self, progress: Callable[[StepReport], None] | None = None, trace: Path | None = None
@@ -185,6 +169,7 @@ class RecipeRunner:
             inversion=recipe.inversion,
             placement=self.placement,
             paths_per_forward=recipe.paths_per_forward,
+            chunk_prompts=recipe.chunk_prompts,
             callback_on_step_end=after_step,
             callback_on_inversion=inverting,
             trace=trace,
@@ -201,52 +186,13 @@ class RecipeRunner:
         return GeneratedImage(seed, image, masks, first, seconds, flagged, record)
 
 
-def made_layout(
-    recipe: Recipe, pending: PendingLayout, paths: Mapping[FieldPath, Path | str], pipe: ConceptConductorPipeline
-) -> tuple[Layout, Recipe]:
-    """Generate a layout, and the recipe with what it was generated with.
-
-    Args:
-        recipe: with every setting filled.
-        pending: what is to be made.
-        paths: place -> verified path.
-        pipe: the recipe's model.
-
-    Raises:
-        ConductorError: what it shall show cannot be had; the sentence names file, line and field.
-    """
-    assert recipe.layout is not None and recipe.width is not None and recipe.height is not None
-    how = recipe.layout.generated or GenerationEntry()
-    own = how.model is None
-    if not own:
-        pipe = load_pipeline(paths["layout", "generated", "model"], recipe)
-    assert recipe.steps is not None and recipe.guidance_scale is not None
-    text_to_image = PlainImages(
-        pipe,
-        steps=how.steps or recipe.steps,
-        guidance_scale=how.guidance_scale or recipe.guidance_scale,
-        negative_prompt=recipe.negative_prompt if how.negative_prompt is None else how.negative_prompt,
-        width=how.width or (recipe.width if own else None),
-        height=how.height or (recipe.height if own else None),
-    )
-    with recipe.blaming(*pending.place):
-        layout = pending.make(text_to_image, (recipe.width, recipe.height))
-    used = {
-        name: getattr(text_to_image, name) for name in ("steps", "guidance_scale", "negative_prompt", "width", "height")
-    }
-    how = how.model_copy(update=used | {"seeds": layout.seeds or how.seeds})
-    if recipe.layout.collage is not None:
-        return layout, recipe  # its background's seed stands in it
-    return layout, recipe.model_copy(update={"layout": recipe.layout.model_copy(update={"generated": how})})
-
-
 def generate(
     recipe: Recipe,
     pipe: ConceptConductorPipeline | None = None,
     progress: Callable[[StepReport], None] | None = None,
     trace: str | Path | None = None,
 ) -> Iterator[GeneratedImage]:
-    """Make a recipe's images, one for each seed, as they are asked for.
+    """Open a recipe, and make its images, one for each seed, as they are asked for.
 
     Args:
         recipe: what to make.

@@ -19,8 +19,7 @@ from concept_conductor.layouts.layout import Layout
 from concept_conductor.pipeline.layout_masks import initial_masks
 from concept_conductor.recipes.files import locate_model, located_files
 from concept_conductor.recipes.load_inputs import load_inputs
-from concept_conductor.recipes.model import as_used, check_fit, load_pipeline, settings_of
-from concept_conductor.recipes.runner import made_layout
+from concept_conductor.recipes.model import fit_layout, settings_of
 from concept_conductor.recipes.schema.recipe import Recipe
 
 
@@ -44,35 +43,35 @@ def preview_layout(recipe: Recipe) -> LayoutPreview:
     Raises:
         ConductorError: anything that does not fit, with a run's own sentence, or there is no layout.
     """
-    paths = located_files(recipe)
-    concepts, opened, _ = load_inputs(recipe, paths)
-    if opened is None:
-        raise ConductorError(f"{recipe.source}: there is no layout to show; give the recipe a 'layout'")
     if recipe.layout is not None and recipe.layout.places()[0] == 0:
         raise recipe.error(
             ("layout", recipe.layout.kind), "it is empty, so there is nothing to show; give one at least"
         )
+    inputs = load_inputs(recipe, located_files(recipe))
+    layout, concepts = inputs.layout, inputs.concepts
+    if layout is None:
+        raise ConductorError(f"{recipe.source}: there is no layout to show; give the recipe a 'layout'")
     with recipe.blaming("layout"):
-        masks = opened.exact_masks() if isinstance(opened, Layout) else None
-    if isinstance(opened, Layout) and masks is not None:
-        if concepts and (outline := _outline(recipe)) is not None:
-            check_fit(recipe, outline, concepts, opened)
-        return LayoutPreview(opened, masks, _names(recipe, concepts, len(masks)))
-    pipe = load_pipeline(locate_model(recipe.model, recipe.folder), recipe)
-    recipe = as_used(recipe, pipe, concepts)
-    layout = opened if isinstance(opened, Layout) else made_layout(recipe, opened, paths, pipe)[0]
-    check_fit(recipe, pipe.backbone, concepts, layout)
+        masks: Sequence[NDArray[np.bool_]] | None = layout.exact_masks()
+    if masks is not None and not inputs.model.loaded:
+        outline = _outline(recipe) if concepts else None
+        if outline is not None:
+            layout = fit_layout(recipe, outline, concepts, layout) or layout
+            masks = layout.exact_masks() or ()
+        return LayoutPreview(layout, masks, _names(recipe, concepts, len(masks)))
+    used, pipe = inputs.recipe, inputs.model.pipe
+    layout = fit_layout(used, pipe.backbone, concepts, layout) or layout
     masks = layout.exact_masks()
     if masks is None:
         count = len(getattr(layout, layout.kind))
-        assert recipe.width is not None and recipe.height is not None  # as_used filled them
-        settings = settings_of(recipe, pipe.defaults)
-        masks = list(initial_masks(pipe.backbone, layout, count, (recipe.width, recipe.height), settings).numpy())
+        assert used.width is not None and used.height is not None  # as_used filled them
+        settings = settings_of(used, pipe.defaults)
+        masks = list(initial_masks(pipe.backbone, layout, count, (used.width, used.height), settings).numpy())
     return LayoutPreview(layout, masks, _names(recipe, concepts, len(masks)))
 
 
 def _outline(recipe: Recipe) -> Backbone | None:
-    """The recipe's model without weights; None where it is no folder on this machine, which a look does without."""
+    """Read the recipe's model without weights; None where it is no folder here, which a preview does without."""
     with suppress(ConductorError):
         model = locate_model(recipe.model, recipe.folder)
         if isinstance(model, Path) and model.is_dir():

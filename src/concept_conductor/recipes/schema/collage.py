@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.io.documents import Document, FieldPath, read_document
+from concept_conductor.io.ordinary import is_ordinary
 from concept_conductor.recipes.schema.fields import Name, Real, Seed, Side, Text
 from concept_conductor.settings import Settings
 
@@ -108,11 +109,11 @@ class CollageEntry(Settings):
 
     @property
     def objects(self) -> int:
-        """Cut-outs that concepts take the place of."""
+        """Count the cut-outs that concepts take the place of."""
         return sum(not cutout.scenery for cutout in self.cutouts)
 
     def files(self) -> dict[FieldPath, str]:
-        """The files that it names: place in this entry -> name as written."""
+        """Return the files that it names: place in this entry -> name as written."""
         found: dict[FieldPath, str] = {}
         if self.background.image is not None:
             found["background", "image"] = self.background.image
@@ -124,7 +125,7 @@ class CollageEntry(Settings):
 
 
 def with_collage(document: Document, folder: Path) -> Document:
-    """A recipe's document with the collage of another file written out in it, so that it needs that file no more.
+    """Return a recipe's document with another file's collage written out in it, so that it needs that file no more.
 
     Args:
         document: of a recipe.
@@ -137,7 +138,7 @@ def with_collage(document: Document, folder: Path) -> Document:
     if not isinstance(layout, dict) or not isinstance(name := layout.get("collage"), str):
         return document
     file = folder / name
-    if not file.is_file():
+    if not is_ordinary(file):
         line = document.line(("layout", "collage"))
         where = f"{document.source}, line {line}" if line else document.source
         raise ConductorError(
@@ -151,7 +152,7 @@ def with_collage(document: Document, folder: Path) -> Document:
 
 
 def collage_document(path: str | Path, model: str) -> Document:
-    """A recipe's document whose layout is the collage of a file, to draw it by itself.
+    """Return a recipe's document whose layout is the collage of a file, to draw it by itself.
 
     Raises:
         DocumentError: it cannot be read or does not fit; each sentence names file, line and field.

@@ -38,7 +38,7 @@ class ConceptEntry(Settings):
         return self
 
     def files(self) -> dict[FieldPath, str]:
-        """The files that it names: place in this entry -> name as written."""
+        """Return the files that it names: place in this entry -> name as written."""
         if isinstance(self.file, str):
             return {("file",): self.file}
         return {("file", number): name for number, name in enumerate(self.file)}

@@ -10,17 +10,37 @@ from pydantic import AfterValidator, BeforeValidator, Field
 MAX_SEEDS = 10_000
 MOST_SEED = 2**63
 
-Name = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+LONGEST_NAME = 255
+"""Bytes that a file system has for the name of a file or folder."""
+
+
+def check_name(path: str) -> str:
+    """Return a path that a file system can hold.
+
+    Raises:
+        ValueError: a name in it is too long.
+    """
+    longest = max((len(part.encode()) for part in re.split(r"[/\\]", path)), default=0)
+    if longest > LONGEST_NAME:
+        raise ValueError(
+            f"expected names of at most {LONGEST_NAME} bytes, which is what file systems hold, but one has {longest:,}"
+        )
+    return path
+
+
+Name = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00]+$"), AfterValidator(check_name)]
 """A path as a recipe writes it."""
 Text = Annotated[str, Field(strict=True, max_length=20_000)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Side = Annotated[int, Field(strict=True, ge=8, le=8192)]
 Real = Annotated[float, Field(strict=True)]
+Guidance = Annotated[Real, Field(ge=1, le=1000)]
+"""Classifier-free guidance; 1 switches it off."""
 Seed = Annotated[int, Field(strict=True, ge=0, lt=MOST_SEED)]
 
 
 def parse_seeds(value: Any) -> Any:
-    """Seeds as people write them, ``3``, ``[0, 5]`` or ``"0-7, 12"``, as a list.
+    """Return seeds as people write them, ``3``, ``[0, 5]`` or ``"0-7, 12"``, as a list.
 
     Raises:
         ValueError: the text names no seeds, or too many.
@@ -55,19 +75,20 @@ Seeds = Annotated[
 
 
 def listed(value: Any) -> Any:
-    """One word stands for a list of one."""
+    """Take one word for a list of one."""
     return [value] if isinstance(value, str) else value
 
 
 def switched(value: Any) -> Any:
-    """``off`` (which YAML reads as False) is None, ``on`` is the section with nothing set."""
-    if isinstance(value, str) and value.lower() in ("off", "on"):
-        value = value.lower() == "on"
-    return {} if value is True else None if value is False else value
+    """Take ``off`` or false for None, ``on`` or true for a section in which nothing is set."""
+    word = value.lower() if isinstance(value, str) else ""
+    if value is False or word in ("off", "no", "false"):
+        return None
+    return {} if value is True or word in ("on", "yes", "true") else value
 
 
 def device_name(value: str) -> str:
-    """A device as torch and recipes name it.
+    """Return a device as torch and recipes name it.
 
     Raises:
         ValueError: it is none.

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from concept_conductor.io.documents import FieldPath
-from concept_conductor.recipes.schema.fields import Count, Name, Real, Seeds, Side, Text
+from concept_conductor.recipes.schema.fields import Count, Guidance, Name, Seeds, Side, Text
 from concept_conductor.settings import Settings
 
 
@@ -27,10 +27,10 @@ class GenerationEntry(Settings):
     seeds: Seeds = (0, 1, 2, 3, 4, 5, 6, 7)
     negative_prompt: Text | None = None
     steps: Annotated[Count, Field(le=1000)] | None = None
-    guidance_scale: Annotated[Real, Field(ge=1)] | None = None
+    guidance_scale: Guidance | None = None
     width: Side | None = None
     height: Side | None = None
 
     def files(self) -> dict[FieldPath, str]:
-        """The model, if it is another: place in this entry -> name as written."""
+        """Return the model, if it is another: place in this entry -> name as written."""
         return {} if self.model is None else {("model",): self.model}

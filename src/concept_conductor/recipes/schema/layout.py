@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, model_validator
 
 from concept_conductor.io.documents import FieldPath
+from concept_conductor.layouts.fit import Fit
 from concept_conductor.layouts.mask_edit import MaskEdit
 from concept_conductor.recipes.schema.collage import BackgroundEntry, BoxOf, CollageEntry, Size
 from concept_conductor.recipes.schema.fields import Name, Real, Text, switched
@@ -17,7 +18,7 @@ PLACES = ("masks", "points", "boxes", "words")
 
 
 def _fields(value: Any) -> Any:
-    """A file's name has been read by :func:`.with_collage` by now, unless a stranger's image holds it."""
+    """Refuse a file's name: :func:`.with_collage` has read it by now, unless a stranger's image holds it."""
     if isinstance(value, str):
         raise ValueError(f"expected the collage's fields 'background' and 'cutouts' here, but it is '{value[:60]}'")
     return value
@@ -38,6 +39,7 @@ class LayoutEntry(Settings):
         threshold: how sure an object that ``words`` name must be, 0..1.
         background, size: of a layout made from boxes; the size in pixels, the run's if not given.
         edit: what is done to the masks.
+        fit: "crop" or "pad": what is done with the image in a run of other proportions.
     """
 
     image: Name | None = None
@@ -52,6 +54,7 @@ class LayoutEntry(Settings):
     background: BackgroundEntry | None = None
     size: Size | None = None
     edit: MaskEdit | None = None
+    fit: Fit = "crop"
 
     @model_validator(mode="after")
     def _fits_together(self) -> LayoutEntry:
@@ -94,24 +97,30 @@ class LayoutEntry(Settings):
 
     @property
     def from_boxes(self) -> bool:
-        """Whether it is made from boxes and words alone."""
+        """Tell whether it is made from boxes and words alone."""
         return self.image is None and self.boxes is not None and self.words is not None
 
     @property
     def kind(self) -> str:
-        """The name of the field that says where the concepts are."""
+        """Name the field that says where the concepts are."""
         if self.collage is not None:
             return "collage"
         return next(name for name in PLACES if getattr(self, name) is not None)
 
     def places(self) -> tuple[int, str]:
-        """How many places for concepts it has, and what they are called."""
+        """Return how many places for concepts it has, and what they are called."""
         if self.collage is not None:
             return self.collage.objects, "cut-outs that are no scenery"
         return len(getattr(self, self.kind)), self.kind
 
+    def texts(self) -> list[str | None]:
+        """Return the prompts of the layout and of the images that it is generated from."""
+        background = self.background if self.collage is None else self.collage.background
+        found = [self.prompt, None if background is None else background.prompt]
+        return found if self.generated is None else [*found, self.generated.prompt, self.generated.negative_prompt]
+
     def files(self) -> dict[FieldPath, str]:
-        """The files that it names, and another model: place in this entry -> name as written."""
+        """Return the files that it names, and another model: place in this entry -> name as written."""
         found: dict[FieldPath, str] = {} if self.image is None else {("image",): self.image}
         found |= {("masks", index): name for index, name in enumerate(self.masks or ())}
         for field, entry in (("collage", self.collage), ("generated", self.generated)):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from concept_conductor.io.documents import FieldPath
+from concept_conductor.layouts.fit import Fit
 from concept_conductor.recipes.schema.fields import Name, Real, Text
 from concept_conductor.settings import MARGIN, Settings
 
@@ -85,7 +86,7 @@ class ObjectEntry(Settings):
         return self
 
     def files(self) -> dict[FieldPath, str]:
-        """The files that it names: place in this entry -> name as written."""
+        """Return the files that it names: place in this entry -> name as written."""
         found: dict[FieldPath, str] = {}
         if self.replace is not None and self.replace.mask is not None:
             found["replace", "mask"] = self.replace.mask
@@ -106,6 +107,7 @@ class PlacementEntry(Settings):
         prompt: what the image shows; needed with ``objects``, else the layout's prompt if not given.
         margin: how far beyond objects that are found the image may change, as a share of its shorter side.
         background: where the unchanged area's latents come from.
+        fit: "crop" or "pad": what is done with the image in a run of other proportions.
     """
 
     image: Name
@@ -114,6 +116,7 @@ class PlacementEntry(Settings):
     prompt: Text | None = None
     margin: Annotated[Real, Field(ge=0, le=1)] = MARGIN
     background: Literal["inversion", "noise"] = "inversion"
+    fit: Fit = "crop"
 
     @model_validator(mode="after")
     def _objects_or_mask(self) -> PlacementEntry:
@@ -127,7 +130,7 @@ class PlacementEntry(Settings):
         return self
 
     def files(self) -> dict[FieldPath, str]:
-        """The files that it names: place in this entry -> name as written."""
+        """Return the files that it names: place in this entry -> name as written."""
         named: dict[FieldPath, str] = {("image",): self.image}
         if self.mask is not None:
             named["mask",] = self.mask
