@@ -68,5 +68,5 @@ def test_settings_are_frozen() -> None:
 )
 def test_a_models_own_values_are_finite(tmp_path, tiny_pipe, text: str) -> None:
     (tmp_path / "conductor.json").write_text(text)
-    with pytest.raises(ConductorError, match=r"conductor\.json.*; mend or remove"):
+    with pytest.raises(ConductorError, match=r"conductor\.json.* is no valid JSON .*; it is damaged"):
         read_model_settings(tmp_path, tiny_pipe.defaults)

@@ -15,3 +15,7 @@ class ConceptFileError(ConductorError):
 
 class BusyError(RuntimeError):
     """A second sampler was started on a U-Net that one is already working in."""
+
+
+class NonFiniteError(ConductorError):
+    """Numbers of a run became NaN or infinite."""

@@ -20,6 +20,9 @@ MAX_RANK = 1280
 #: How far beyond an object that was found a placement may change the image, as a share of its shorter side.
 MARGIN = 0.1
 
+#: Larger step sizes and weights of the loss do nothing but overflow.
+LARGEST = 1e6
+
 #: A third of the U-Net: encoder, middle, decoder.
 Block = Literal["down", "mid", "up"]
 
@@ -39,7 +42,7 @@ RankPerEncoder = Annotated[tuple[Rank, ...], BeforeValidator(_for_each), Field(m
 
 
 def step_at(fraction: float, steps: int) -> int:
-    """The step that lies at ``fraction`` of a run of ``steps`` steps."""
+    """Return the step that lies at ``fraction`` of a run of ``steps`` steps."""
     return math.floor(fraction * steps + 0.5)
 
 
@@ -61,14 +64,14 @@ class Alignment(Settings):
             aligned steps take about a third longer, and images are the same to rounding.
     """
 
-    step_size: Annotated[float, Field(ge=0)] | None = None
-    concept_weight: Annotated[float, Field(ge=0)] | None = None
+    step_size: Annotated[float, Field(ge=0, le=LARGEST)] | None = None
+    concept_weight: Annotated[float, Field(ge=0, le=LARGEST)] | None = None
     end: Fraction | None = None
     foreground_only: bool = False
     gradient_checkpointing: bool = False
 
     def aligned_steps(self, steps: int) -> frozenset[int]:
-        """The aligned steps of a run of ``steps`` steps; all fields must be filled."""
+        """Return the aligned steps of a run of ``steps`` steps; all fields must be filled."""
         assert self.end is not None
         return frozenset(range(min(steps, step_at(self.end, steps) + 1)))
 
@@ -96,7 +99,7 @@ class Injection(Settings):
     margin: Fraction | None = None
 
     def fuses(self, block: Block, *, cross_attention: bool) -> bool:
-        """Whether a layer of this block and kind is fused; ``blocks`` must be filled where any is."""
+        """Return whether a layer of this block and kind is fused; ``blocks`` must be filled where any is."""
         if self.noise or not (self.cross_attention if cross_attention else self.self_attention):
             return False
         assert self.blocks is not None
@@ -132,7 +135,7 @@ class Refinement(Settings):
         return self
 
     def refined_steps(self, steps: int) -> frozenset[int]:
-        """The steps of a run of ``steps`` steps after which masks are refined; all fields must be filled."""
+        """Return the steps of a run of ``steps`` steps after which masks are refined; all fields must be filled."""
         assert self.start is not None and self.end is not None and self.every is not None
         first, last = round(PAPER_STEPS * self.start), round(PAPER_STEPS * self.end)
         return frozenset(step_at(k / PAPER_STEPS, steps) for k in range(first, last + 1, self.every))
@@ -177,7 +180,7 @@ class Ranks(Settings):
 
 
 class SamplingSettings(Settings):
-    """All that steers one run; made by the pipeline, every field filled.
+    """The settings of one run; made by the pipeline, every field filled.
 
     Attributes:
         steps: T, the number of denoising steps.

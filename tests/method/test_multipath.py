@@ -253,6 +253,7 @@ def test_ranks_may_differ_and_layers_may_be_missing(tiny_pipe: ConceptConductorP
         got = layer(rows).unflatten(0, (4, 3))
         assert paths.count == 4
     plain = base(x)
-    assert torch.equal(got[0], plain) and torch.equal(got[3], plain)
+    for path in (0, 3):
+        assert torch.allclose(got[path], plain, atol=1e-6)
     assert torch.allclose(got[1], plain + x @ small.down.T @ small.up.T, atol=1e-4)
     assert torch.allclose(got[2], plain + x @ large.down.T @ large.up.T, atol=1e-4)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.scenes import random_concept
 from concept_conductor import (
     Alignment,
     Concept,
@@ -23,19 +24,12 @@ from concept_conductor import (
     Placement,
     Refinement,
 )
-from tests.conftest import TINY, tiny_image
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).norm() / b.norm())
+from tests.compare import ROUNDING, mask_iou, relative
+from tests.conftest import SMALL_LAYER, TINY, small_unet, tiny_image
 
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def iou(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a & b).sum() / (a | b).sum())
 
 
 @pytest.mark.parametrize("refinement", [None, Refinement()])
@@ -43,13 +37,13 @@ def test_an_image_is_the_same_alone_and_in_a_batch(
     tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any], refinement: Refinement | None
 ) -> None:
     call = {**tiny_call, "refinement": refinement}
-    batch = tiny_pipe(**call, num_images_per_prompt=3, generator=[generator(s) for s in (1, 2, 3)])
-    assert batch.images.shape == (3, 4, 16, 16) and batch.masks.shape == (3, 2, 16, 16)
+    batch = tiny_pipe(**call, num_images_per_prompt=2, generator=[generator(s) for s in (1, 2)])
+    assert batch.images.shape == (2, 4, 16, 16) and batch.masks.shape == (2, 2, 16, 16)
     assert batch.masks.dtype == torch.bool
-    for index, seed in enumerate((1, 2, 3)):
+    for index, seed in enumerate((1, 2)):
         alone = tiny_pipe(**call, generator=generator(seed))
         assert relative(batch.images[index], alone.images[0]) < 1e-4
-        assert iou(batch.masks[index], alone.masks[0]) >= 0.98
+        assert mask_iou(batch.masks[index], alone.masks[0]) >= 0.98
 
 
 @pytest.mark.parametrize("paths_per_forward", [1, 2])
@@ -59,7 +53,7 @@ def test_paths_per_forward_changes_nothing(
     whole = tiny_pipe(**tiny_call, generator=generator(0))
     split = tiny_pipe(**tiny_call, generator=generator(0), paths_per_forward=paths_per_forward)
     assert relative(split.images, whole.images) < 1e-4
-    assert iou(split.masks, whole.masks) >= 0.98
+    assert mask_iou(split.masks, whole.masks) >= 0.98
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
@@ -103,9 +97,8 @@ def test_two_concepts_with_equal_placeholder_names_do_not_collide(
         return ConceptPrompt(own, "A <a> <b> and a <a> <b> on the beach.")
 
     same_names = {**tiny_call, "concepts": [renamed("chow_dog"), renamed("siberian_cat")]}
-    assert torch.equal(
-        tiny_pipe(**same_names, generator=generator(0)).images, tiny_pipe(**tiny_call, generator=generator(0)).images
-    )
+    own, same = (tiny_pipe(**call, generator=generator(0)).images for call in (tiny_call, same_names))
+    assert relative(same, own) < ROUNDING
 
 
 def test_every_part_of_the_method_has_an_effect_and_a_switch(
@@ -122,7 +115,7 @@ def test_every_part_of_the_method_has_an_effect_and_a_switch(
         {"negative_prompt": "a red robot"},
         {"alignment": Alignment(concept_weight=0.0)},
     ):
-        assert relative(tiny_pipe(**{**tiny_call, **off}, generator=generator(0)).images, whole) > 1e-6, off
+        assert relative(tiny_pipe(**{**tiny_call, **off}, generator=generator(0)).images, whole) > 1e-2, off
 
 
 def test_without_injection_the_concepts_cannot_matter(
@@ -131,31 +124,7 @@ def test_without_injection_the_concepts_cannot_matter(
     off = {**tiny_call, "injection": None, "alignment": Alignment(concept_weight=0.0), "refinement": None}
     other = {**off, "concepts": [tiny_concepts["red_robot"], tiny_concepts["chow_dog"]]}
     one, two = (tiny_pipe(**call, generator=generator(0)).images for call in (off, other))
-    assert relative(one, two) < 1e-6
-
-
-def test_alignment_lowers_the_layout_loss(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
-    from concept_conductor.method.alignment import align
-    from concept_conductor.method.inversion import invert
-    from concept_conductor.method.multipath import multipath
-    from concept_conductor.pipeline.inputs import inversion_source, resolve_settings
-
-    backbone = tiny_pipe.backbone
-    settings = resolve_settings(
-        backbone.defaults, alignment=Alignment(), injection=None, refinement=None, steps=10, guidance_scale=7.5,
-        paths_per_forward=None, inversion=Inversion(steps=50, cache=False),
-    )  # fmt: skip
-    source = inversion_source(backbone, tiny_image("ref"), "a dog", (128, 128), settings.inversion)
-    timesteps = backbone.timesteps(10)
-    with torch.no_grad(), multipath(backbone, [{}]) as paths:
-        reference = invert(paths, source, timesteps, timesteps[:1], settings.inversion)
-        latents = torch.randn(2, 4, 16, 16, generator=generator(0))
-        key = reference.keys[int(timesteps[0])]
-        losses = []
-        for _ in range(5):
-            latents, loss = align(paths, latents, timesteps[0], key, source.text, settings.alignment)
-            losses.append(float(loss.sum()))
-    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+    assert relative(one, two) < ROUNDING
 
 
 def test_layout_from_points(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
@@ -192,7 +161,7 @@ def test_output_types(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, 
 
 
 def test_sizes_that_are_not_square(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
-    out = tiny_pipe(**{**tiny_call, "output_type": "pil", "num_inference_steps": 5}, height=192, width=128)
+    out = tiny_pipe(**{**tiny_call, "output_type": "pil", "num_inference_steps": 2}, height=192, width=128)
     assert out.images[0].size == (128, 192) and out.masks.shape == (1, 2, 24, 16)
 
 
@@ -207,8 +176,8 @@ def test_callbacks_see_every_step_and_can_change_latents(
 
     plain = tiny_pipe(**tiny_call, generator=generator(0)).images
     watched = tiny_pipe(**tiny_call, generator=generator(0), callback_on_step_end=watch).images
-    assert torch.equal(plain, watched)
-    assert [step for step, _ in seen] == list(range(10)) and seen[0][1] == 901 and seen[-1][1] == 1
+    assert relative(watched, plain) < ROUNDING
+    assert seen == [(0, 801), (1, 601), (2, 401), (3, 201), (4, 1)]
 
     zero = tiny_pipe(**tiny_call, callback_on_step_end=lambda *a: {"latents": torch.zeros_like(a[3]["latents"])})
     assert not zero.images.any()
@@ -220,7 +189,7 @@ def test_one_generator_draws_all_images_in_order(
     latents = torch.randn(2, 4, 16, 16, generator=generator(3))
     call = {**tiny_call, "num_inference_steps": 2, "refinement": None}
     drawn = tiny_pipe(**call, num_images_per_prompt=2, generator=generator(3)).images
-    assert torch.equal(drawn, tiny_pipe(**call, num_images_per_prompt=2, latents=latents).images)
+    assert relative(tiny_pipe(**call, num_images_per_prompt=2, latents=latents).images, drawn) < ROUNDING
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -244,10 +213,13 @@ def test_placement_keeps_the_background_to_the_pixel(
         assert np.abs(out.images[0][mask] - np.asarray(original)[mask] / 255).max() > 0.1
 
 
-def test_a_compiled_unet_works(tiny_call: dict[str, Any]) -> None:
-    pipe = ConceptConductorPipeline.from_pretrained(TINY, torch_dtype=torch.float32)
+def test_a_compiled_unet_works(tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
+    """A small one: dynamo takes its time with every layer."""
+    layers = {"layout_layer": SMALL_LAYER, "mask_layer": SMALL_LAYER}
+    components = {**tiny_pipe.components, "unet": small_unet()}
+    pipe = ConceptConductorPipeline(**components, defaults=tiny_pipe.defaults.overridden(layers))
     pipe.set_progress_bar_config(disable=True)
-    call = {**tiny_call, "num_inference_steps": 5}
+    call = {**tiny_call, "concepts": [random_concept(pipe, seed) for seed in (0, 1)]}
     plain = pipe(**call, generator=generator(0)).images
     pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)  # dynamo itself, in one piece
     assert relative(pipe(**call, generator=generator(0)).images, plain) < 1e-4
@@ -301,16 +273,19 @@ class TestBadInput:
         ("changes", "message"),
         [
             ({"height": 100}, "multiples of 64 for this model, but 128x100 was asked for; the nearest is 128x128"),
-            ({"num_inference_steps": 0}, "num_inference_steps must be at least 1"),
-            ({"guidance_scale": 0.5}, "guidance_scale must be at least 1"),
-            ({"paths_per_forward": 0}, "paths_per_forward must be at least 1"),
-            ({"num_images_per_prompt": 0}, "num_images_per_prompt must be at least 1"),
+            (
+                {"num_inference_steps": 0},
+                "'num_inference_steps': expected a number greater than or equal to 1, but it is 0",
+            ),
+            ({"guidance_scale": 0.5}, "'guidance_scale': expected a number greater than or equal to 1"),
+            ({"paths_per_forward": 0}, "'paths_per_forward': expected a number greater than or equal to 1"),
+            ({"num_images_per_prompt": 0}, "'num_images_per_prompt': expected a number greater than or equal to 1"),
             ({"layout": None}, "concepts need a layout"),
             ({"latents": torch.zeros(1, 4, 8, 8)}, r"latents must have the shape \(1, 4, 16, 16\)"),
             ({"generator": [torch.Generator()] * 2}, "one for each of 1 images, not 2"),
-            ({"output_type": "jpg"}, "output_type must be 'pil', 'np', 'pt' or 'latent', but it is 'jpg'"),
-            ({"callback_on_step_end_tensor_inputs": ["noise"]}, r"not \['noise'\]"),
-            ({"inversion": Inversion(steps=7, cache=False)}, r"does not visit every timestep .* values that do: 10"),
+            ({"output_type": "jpg"}, "'output_type': expected 'pil', 'np', 'pt' or 'latent', but it is 'jpg'"),
+            ({"callback_on_step_end_tensor_inputs": ["noise"]}, "can be given latents, but 'noise' was asked for"),
+            ({"inversion": Inversion(steps=7, cache=False)}, r"does not visit every timestep .* values that do: 5"),
         ],
     )
     def test_calls(
@@ -342,7 +317,7 @@ class TestBadInput:
                 lambda: Layout(tiny_image("ref"), "x", boxes=[(0, 0, 60, 60), (0, 0, 90, 90)]),
                 "share 100% of the smaller",
             ),
-            (lambda: Layout("ref.png", "x", masks=[]), "must be a PIL image"),  # type: ignore[arg-type]
+            (lambda: Layout("ref.png", "x", masks=[]), "there is no image 'ref.png'"),  # type: ignore[arg-type]
         ],
     )
     def test_layouts(
@@ -350,11 +325,6 @@ class TestBadInput:
     ) -> None:
         with pytest.raises(ConductorError, match=message):
             tiny_pipe(**{**tiny_call, "layout": layout()})
-
-    def test_a_variant_without_its_placeholders(self, tiny_concepts: dict[str, ConceptPrompt]) -> None:
-        entry = ConceptPrompt(tiny_concepts["chow_dog"].concept, "A <chow_dog_1> on the beach.")
-        with pytest.raises(ConductorError, match="lacks its placeholder <chow_dog_2>"):
-            entry.variant("A dog on the beach.")
 
     def test_a_concept_of_another_family(self, tiny_pipe: ConceptConductorPipeline, tiny_call: dict[str, Any]) -> None:
         tokens = {"<a>": torch.zeros(70, 768)}
@@ -367,14 +337,3 @@ class TestBadInput:
             ConceptConductorPipeline.from_pretrained(tmp_path)
         with pytest.raises(ConductorError, match="there is no checkpoint file"):
             ConceptConductorPipeline.from_single_file(tmp_path / "model.safetensors")
-
-
-def test_variants_from_words() -> None:
-    concept = Concept("toy", ({"<a>": torch.zeros(1, 4), "<b>": torch.zeros(1, 4)},))
-    assert ConceptPrompt(concept, replaces=["toys"]).variant("Two toys on a stage.") == "Two <a> <b> on a stage."
-    both = ConceptPrompt(concept, replaces=["dog", "cat"]).variant("A Dog and a cat near a catalogue.")
-    assert both == "A <a> <b> and a <a> <b> near a catalogue."
-    with pytest.raises(ConductorError, match="the word 'fish' to replace is not in the prompt"):
-        ConceptPrompt(concept, replaces=["fish"]).variant("A dog.")
-    with pytest.raises(ConductorError, match="exactly one of the two"):
-        ConceptPrompt(concept)

@@ -47,7 +47,7 @@ class Background(Protocol):
 
 @dataclass(frozen=True)
 class BackgroundLatents:
-    """z_bg after every step.
+    """Hold z_bg after every step.
 
     Attributes:
         after: of each step, ``(1 or images, 4, h, w)``; the last one is the clean image's.
@@ -77,7 +77,7 @@ class NoBackground:
 
 @dataclass(frozen=True)
 class NoisedBackground:
-    """z_bg is the clean latent with the run's initial noise added (the published implementation).
+    """Take for z_bg the clean latent with the run's initial noise added (the published implementation).
 
     Attributes:
         pixels: ``(1, 3, H, W)`` in -1..1.
@@ -106,7 +106,7 @@ class NoisedBackground:
 
 @dataclass(frozen=True)
 class InvertedBackground:
-    """z_bg is the image's own inversion, which lies on its trajectory (the paper).
+    """Take for z_bg the image's own inversion, which lies on its trajectory (the paper).
 
     Attributes:
         source: the image with its prompt.

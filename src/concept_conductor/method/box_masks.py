@@ -1,4 +1,4 @@
-"""box_masks"""
+"""Masks inside of boxes: what of the reference's regions lies mostly in each box."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def masks_in_boxes(
     labels: Tensor, grid: tuple[int, int], fractions: Sequence[FractionBox], size: tuple[int, int] | None = None
 ) -> Tensor:
-    """What of the reference's regions lies mostly in each box; the box itself, and a warning, where nothing does.
+    """Return what of the reference's regions lies mostly in each box; the box, with a warning, where nothing does.
 
     The share of a region that lies in a box is the vote of its tokens for being in the box's mask. Votes are averaged
     over the clusterings and brought to the grid of the result; a majority decides, and what is outside of the box is
@@ -67,7 +67,7 @@ def masks_in_boxes(
 
 
 def _sized(number: int, mask: Tensor, box: Tensor) -> Tensor:
-    """The mask, or the box where the mask is too small a part of it to be the object in it."""
+    """Return the mask, or the box where the mask is too small a part of it to be the object in it."""
     share = float(mask.sum() / box.sum())
     if share >= LEAST_FIT:
         return mask
@@ -81,7 +81,7 @@ def _sized(number: int, mask: Tensor, box: Tensor) -> Tensor:
 
 
 def _votes(regions: Tensor, shares: Tensor) -> Tensor:
-    """Each token's region's share in each box, ``(concepts, tokens)``.
+    """Return each token's region's share in each box, ``(concepts, tokens)``.
 
     Args:
         regions: which region each token belongs to, ``(tokens,)``.
@@ -93,14 +93,14 @@ def _votes(regions: Tensor, shares: Tensor) -> Tensor:
 
 
 def _inside(box: FractionBox, size: tuple[int, int], device: torch.device) -> Tensor:
-    """Which places of a grid have their middle in the box, ``(h, w)``."""
+    """Return which places of a grid have their middle in the box, ``(h, w)``."""
     left, top, right, bottom = box
     rows, columns = ((torch.arange(count, device=device) + 0.5) / count for count in size)
     return ((top <= rows) & (rows < bottom))[:, None] & ((left <= columns) & (columns < right))
 
 
 def _covered(box: FractionBox, size: tuple[int, int], device: torch.device) -> Tensor:
-    """How much of each place of a grid lies in the box, 0..1, ``(h * w,)``."""
+    """Return how much of each place of a grid lies in the box, 0..1, ``(h * w,)``."""
 
     def along(count: int, first: float, last: float) -> Tensor:
         edges = torch.arange(count + 1, device=device) / count

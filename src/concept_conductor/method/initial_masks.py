@@ -24,7 +24,7 @@ CLUSTERS = 6
 
 
 class MaskSource(Protocol):
-    """Gives the masks a run starts with."""
+    """Where the masks that a run starts with come from."""
 
     def initial(self, paths: Multipath, timesteps: Tensor, reference: Inverted | None, images: int) -> Masks: ...
 
@@ -41,7 +41,7 @@ class GivenMasks:
 
 @dataclass(frozen=True)
 class MasksOfRegions(ABC):
-    """Masks chosen among the reference's regions.
+    """Choose masks among the reference's regions.
 
     The reference's mask-layer attention, at the step where refinement ends, is clustered into regions.
 
@@ -71,7 +71,7 @@ class MasksOfRegions(ABC):
 
     @abstractmethod
     def chosen(self, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The concepts' masks on the latent grid, ``(concepts, h, w)``.
+        """Return the concepts' masks on the latent grid, ``(concepts, h, w)``, boolean.
 
         Args:
             labels: which region each token belongs to in each clustering, ``(clusterings, tokens)``.

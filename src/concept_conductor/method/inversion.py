@@ -88,7 +88,8 @@ def invert(
     cache = None
     if settings.cache is not False and source.model is not None:
         # by timestep, not by index: what is kept does not depend on how a run counts its steps
-        content = repr((tuple(source.pixels.shape), needed, [needed[index] for index in aligned], settings.steps))
+        shapes = (tuple(source.pixels.shape), tuple(source.text.texts.shape))
+        content = repr((*shapes, needed, [needed[index] for index in aligned], settings.steps))
         key = (source.model, backbone.layout_layer, str(backbone.dtype), source.prompt, content)
         cache = InversionCache.open(settings.cache, key, source.pixels, entry_form(paths, source, needed, aligned))
         if (cached := cache.read(backbone.device, backbone.dtype)) is not None:

@@ -107,9 +107,8 @@ class InversionCache:
                 # before anything is loaded, which may be large
                 self.form.check_shapes({name: tuple(entry.get_slice(name).get_shape()) for name in names})
                 tensors, metadata = {name: entry.get_tensor(name) for name in names}, entry.metadata() or {}
-            for name, expected in self._metadata(tensors).items():
-                if metadata.get(name) != expected:
-                    raise ValueError(f"it is not what its '{name}' says")
+            if metadata.get("sha256") != self._sha256(tensors):
+                raise ValueError("its content, or the inversion that it is of, is not what its hash says")
             self.form.check_numbers(tensors)
         except (SafetensorError, ValueError, OSError, RuntimeError) as error:
             logger.warning("the inversion cache entry %s is damaged (%s); it is computed anew", self.file, error)
@@ -126,10 +125,10 @@ class InversionCache:
         tensors |= {f"keys.{index}": k.cpu().contiguous() for index, k in keys.items()}
         try:
             with atomic_write(self.file) as entry:
-                entry.write(save(tensors, metadata=self._metadata(tensors)))
+                entry.write(save(tensors, metadata={"sha256": self._sha256(tensors)}))
         except (OSError, ConductorError) as error:
             logger.warning("the inversion could not be cached in %s (%s)", self.file.parent, error)
 
-    def _metadata(self, tensors: dict[str, Tensor]) -> dict[str, str]:
-        """What an entry says of itself: which inversion it is of, and the hash of its content."""
-        return {"key": self.file.stem, "sha256": content_hash(tensors)}
+    def _sha256(self, tensors: dict[str, Tensor]) -> str:
+        """Return a hash of an entry's content and of the inversion that it is of."""
+        return sha256(f"{self.file.stem} {content_hash(tensors)}".encode()).hexdigest()

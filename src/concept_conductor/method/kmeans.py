@@ -15,7 +15,7 @@ BATCH_NUMBERS = 2**21
 
 
 def kmeans(points: Tensor, ks: Sequence[int], *, seeds: Tensor, restarts: int = 10) -> Tensor:
-    """K-Means labels for every set of points and every K: k-means++ starts, the restart of least inertia.
+    """Cluster every set of points with every K: k-means++ starts, the restart of least inertia.
 
     Distances come from the points' Gram matrix: a centroid is the mean of its members, so its distance to a
     point is a sum of inner products, and one iteration costs tokens x tokens x clusters whatever the points'
@@ -56,7 +56,7 @@ def gram_matrix(points: Tensor) -> Tensor:
 
 
 def clustered(gram: Tensor, draws: Tensor) -> Tensor:
-    """Labels ``(sets, points)`` of the best run.
+    """Return the labels of the best run, ``(sets, points)``.
 
     Args:
         gram: ``(sets, points, points)``.
@@ -82,7 +82,7 @@ def uniform_draws(seeds: Tensor, ks: Sequence[int], restarts: int, clusters: int
 
 
 def plus_plus(gram: Tensor, draws: Tensor) -> Tensor:
-    """k-means++: each further start is drawn with probability proportional to its squared distance.
+    """Draw k-means++ starts: each further one with probability proportional to its squared distance.
 
     Returns:
         Memberships of the starts, ``(sets, runs, clusters, points)``: one point each.

@@ -1,11 +1,10 @@
-"""Put the paths into a U-Net, and take everything out again, also on errors."""
+"""Multipath forwards, Figure 3: put all paths into one U-Net, and take them out again, also on errors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -15,6 +14,7 @@ from concept_conductor.backbones.conditioning import Conditioning
 from concept_conductor.concepts.data import Update
 from concept_conductor.denoiser.attention import LayoutReached, MultipathProcessor, Role
 from concept_conductor.denoiser.checkpointing import checkpointed
+from concept_conductor.denoiser.exclusive import exclusive
 from concept_conductor.denoiser.layers import (
     attention_layers,
     block_of,
@@ -25,17 +25,15 @@ from concept_conductor.denoiser.layers import (
 from concept_conductor.denoiser.lora import pathwise
 from concept_conductor.denoiser.paths import AttentionRecord, Forward, Fusion, Paths
 from concept_conductor.denoiser.text_cache import cached_text_kv
-from concept_conductor.errors import BusyError, ConductorError
+from concept_conductor.errors import ConductorError
 
 if TYPE_CHECKING:
     from concept_conductor.backbones.base import Backbone
     from concept_conductor.backbones.defaults import Defaults
 
-_busy: WeakSet[torch.nn.Module] = WeakSet()
-
 
 class Multipath:
-    """A U-Net with all paths inside; made by :func:`multipath`.
+    """Run a U-Net with all paths inside; made by :func:`multipath`.
 
     Attributes:
         count: number of paths, the base path and one per concept.
@@ -50,7 +48,7 @@ class Multipath:
         self._remembered: list[tuple[Conditioning, int, dict[str, Tensor]]] = []
 
     def chunks(self) -> list[slice]:
-        """Runs of consecutive paths, one forward each: concept paths first, the base path in the last."""
+        """Return runs of consecutive paths, one forward each: concept paths first, the base path in the last."""
         starts = range(0, self.count, self.paths_per_forward)
         return [slice(start, min(start + self.paths_per_forward, self.count)) for start in reversed(starts)]
 
@@ -63,7 +61,7 @@ class Multipath:
         fusion: Fusion | None,
         recording: AttentionRecord | None = None,
     ) -> Tensor:
-        """What the paths of ``chunk`` predict from the same latents.
+        """Predict with the paths of ``chunk`` from the same latents (Figure 3).
 
         Args:
             latents: ``(images, 4, h, w)``.
@@ -91,7 +89,7 @@ class Multipath:
     def layout_keys(
         self, latents: Tensor, t: Tensor, text: Conditioning, chunk: slice, gradient_checkpointing: bool = False
     ) -> Tensor:
-        """Layout features of the conditional rows; nothing later in the U-Net is computed.
+        """Compute the layout features of the conditional rows, and nothing later in the U-Net.
 
         Args:
             latents: ``(images, 4, h, w)``; gradients reach them.
@@ -147,7 +145,7 @@ class Multipath:
 def multipath(
     backbone: Backbone, updates: Sequence[Mapping[str, Update]], paths_per_forward: int | None = None
 ) -> Iterator[Multipath]:
-    """Inside this context the U-Net runs all paths; afterwards it is what it was.
+    """Let the U-Net run all paths inside this context (Figure 3); afterwards it is what it was.
 
     Args:
         backbone: the model; its layout and mask layers are used.
@@ -160,19 +158,16 @@ def multipath(
     """
     unet = unwrap_compiled(backbone.unet)
     assert isinstance(unet, UNet2DConditionModel)
-    if unet in _busy:
-        raise BusyError("this U-Net is already sampling; finish or close that run first, or load a second pipeline")
-    before = dict(unet.attn_processors)
-    paths = Paths()
-    processors = wrap(unet, backbone.defaults, paths)
-    _busy.add(unet)
-    try:
-        with pathwise(unet, updates, paths), cached_text_kv(unet, paths):
-            unet.set_attn_processor(dict(processors))  # a copy: set_attn_processor empties what it is given
-            yield Multipath(backbone, paths, len(updates), paths_per_forward)
-    finally:
-        unet.set_attn_processor(before)
-        _busy.discard(unet)
+    with exclusive(unet):
+        before = dict(unet.attn_processors)
+        paths = Paths()
+        processors = wrap(unet, backbone.defaults, paths)
+        try:
+            with pathwise(unet, updates, paths), cached_text_kv(unet, paths):
+                unet.set_attn_processor(dict(processors))  # a copy: set_attn_processor empties what it is given
+                yield Multipath(backbone, paths, len(updates), paths_per_forward)
+        finally:
+            unet.set_attn_processor(before)
 
 
 def wrap(unet: UNet2DConditionModel, layers: Defaults, paths: Paths) -> dict[str, MultipathProcessor]:

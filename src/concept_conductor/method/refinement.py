@@ -29,7 +29,7 @@ class RefinedMasks:
     base: Tensor | None = None
 
     def refined(self, attention: Tensor, step: int, settings: Refinement) -> RefinedMasks:
-        """The masks after one refinement.
+        """Return the masks after one refinement.
 
         Args:
             attention: ``(paths, images, tokens, tokens)``, mask-layer probabilities, base path first.
@@ -52,7 +52,7 @@ class RefinedMasks:
 
 
 def segment(attention: Tensor, concepts: int, step: int, settings: Refinement) -> Tensor:
-    """Every cluster of every K from N+1 to 2N+1, in every path.
+    """Segment every path's attention into the clusters of every K from N+1 to 2N+1.
 
     Returns:
         ``(paths, images, candidates, tokens)``, boolean.
@@ -67,7 +67,7 @@ def segment(attention: Tensor, concepts: int, step: int, settings: Refinement) -
 
 
 def best_match(candidates: Tensor, mask: Tensor, grid: tuple[int, int], threshold: float) -> Tensor:
-    """The candidate with the highest IoU with ``mask``; below ``threshold`` the mask's bounding rectangle.
+    """Return the candidate with the highest IoU with ``mask``; below ``threshold`` the mask's bounding rectangle.
 
     Args:
         candidates: ``(images, candidates, tokens)``.
@@ -85,7 +85,7 @@ def best_match(candidates: Tensor, mask: Tensor, grid: tuple[int, int], threshol
 
 
 def iou(candidates: Tensor, mask: Tensor) -> Tensor:
-    """Intersection over union of every candidate with ``mask``; 0 where both are empty.
+    """Return the intersection over union of every candidate with ``mask``; 0 where both are empty.
 
     Args:
         candidates: ``(..., candidates, tokens)``, boolean.
@@ -101,7 +101,7 @@ def iou(candidates: Tensor, mask: Tensor) -> Tensor:
 
 
 def resolve_overlaps(masks: Tensor, before: Tensor) -> Tensor:
-    """On tokens covered by two or more masks every concept takes the mask it had before (Algorithm 1).
+    """Give every concept the mask it had before on tokens covered by two or more masks (Algorithm 1).
 
     Args:
         masks, before: ``(images, concepts, tokens)``, boolean.

@@ -85,7 +85,8 @@ def sample(
         progress: told how far an inversion is.
         traced: the indices of the steps to look into, which changes none of their results.
     """
-    timesteps, latents, text = backbone.timesteps(settings.steps), inputs.latents, inputs.text
+    schedule, latents, text = backbone.schedule(settings.steps), inputs.latents, inputs.text
+    timesteps = schedule.timesteps
     aligned, refined, alignment = settings.aligned_steps, settings.refined_steps, settings.alignment
 
     with multipath(backbone, inputs.updates, settings.paths_per_forward) as paths:
@@ -106,7 +107,7 @@ def sample(
                 snapshot = Snapshot.take(paths, record, latents, t, settings, reference, index)
             if attention is not None and settings.refinement is not None:
                 masks = masks.refined(attention, index, settings.refinement)
-            latents = backbone.scheduler.step(noise, t, latents, return_dict=False)[0]
+            latents = schedule.step(noise, index, latents)
             latents = background.blend(latents, index)
             replaced = yield Step(index, int(t), latents, masks, loss, attention is not None, snapshot)
             latents = latents if replaced is None else replaced

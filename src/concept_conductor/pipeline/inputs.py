@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from concept_conductor.backbones.base import Backbone
-from concept_conductor.backbones.conditioning import Conditioning
+from concept_conductor.backbones.conditioning import Conditioning, warn_once
 from concept_conductor.backbones.defaults import Defaults
+from concept_conductor.backbones.prompt_syntax import syntax_warning
 from concept_conductor.concepts.prompt import ConceptPrompt
 from concept_conductor.denoiser.lora import ScaledUpdates
 from concept_conductor.denoiser.masks import to_latent_grid
@@ -35,12 +36,12 @@ class Prompts:
 
     Attributes:
         prompt: what to show.
-        negative: what to steer away from, in every path.
+        negative: what to steer away from, in every path; None for an empty text, or zeros where the model has it so.
         prompt_2, negative_2: for SDXL's second text encoder; None for the same as the first.
     """
 
     prompt: str
-    negative: str = ""
+    negative: str | None = None
     prompt_2: str | None = None
     negative_2: str | None = None
 
@@ -55,6 +56,7 @@ def prepare_inputs(
     concepts: Sequence[ConceptPrompt] = (),
     layout: Layout | None = None,
     placement: Placement | None = None,
+    chunk_prompts: bool = False,
 ) -> SamplingInputs:
     """Check everything that the user gave against each other, and encode it.
 
@@ -67,10 +69,14 @@ def prepare_inputs(
         concepts: each with its variant of the base prompt.
         layout: needed where there are concepts.
         placement: place the concepts in a given image.
+        chunk_prompts: encode prompts that are too long for the text encoder in parts, instead of cutting them.
 
     Raises:
         ConductorError: something does not fit, in one sentence.
     """
+    texts = [prompts.prompt, prompts.negative, prompts.prompt_2, *(entry.prompt for entry in concepts)]
+    if sentence := syntax_warning(texts):
+        warn_once(sentence)
     if concepts and layout is None:
         raise ConductorError("concepts need a layout: give layout=Layout(image, prompt=..., masks=[...])")
     for entry in concepts:
@@ -83,9 +89,13 @@ def prepare_inputs(
             refinement = settings.refinement or backbone.defaults.refinement
             masks = mask_source(layout, len(concepts), size, latent_size, refinement)
         if settings.alignment is not None or layout.masks is None:  # regions are looked up in it
-            reference = inversion_source(backbone, layout.image, layout.prompt, size, settings.inversion)
+            reference = inversion_source(
+                backbone, layout.image, layout.prompt, size, settings.inversion, chunk_prompts=chunk_prompts
+            )
     return SamplingInputs(
-        text=encode_texts(backbone, prompts, concepts, unconditional=settings.guidance_scale > 1),
+        text=encode_texts(
+            backbone, prompts, concepts, unconditional=settings.guidance_scale > 1, chunked=chunk_prompts
+        ),
         updates=[{}, *(ScaledUpdates(entry.concept.unet, entry.weight) for entry in concepts)],
         latents=latents,
         masks=masks,
@@ -97,14 +107,41 @@ def prepare_inputs(
 
 
 def encode_texts(
-    backbone: Backbone, prompts: Prompts, concepts: Sequence[ConceptPrompt], *, unconditional: bool
+    backbone: Backbone,
+    prompts: Prompts,
+    concepts: Sequence[ConceptPrompt],
+    *,
+    unconditional: bool,
+    chunked: bool = False,
 ) -> Conditioning:
-    """Encode the texts of all paths, the base path first; with ``unconditional``, the negative prompt's too."""
-    negative = [(prompts.negative, prompts.negative_2)] if unconditional else []
-    texts = [[backbone.encode_prompt(*both) for both in ((prompts.prompt, prompts.prompt_2), *negative)]]
-    for entry in concepts:
-        first, second = zip((entry.variant(prompts.prompt), entry.variant_2(prompts.prompt_2)), *negative)
-        texts.append(backbone.encode_concept_prompts(entry.concept, entry.weight, first, second))
+    """Encode the texts of all paths, the base path first.
+
+    Args:
+        backbone: the model.
+        prompts: the base path's texts.
+        concepts: each with its variant of the base prompt.
+        unconditional: encode the negative prompt too.
+        chunked: encode whole texts, in as many parts as the longest takes; otherwise they are cut.
+    """
+    zeros = unconditional and backbone.force_zeros and prompts.negative is None and prompts.negative_2 is None
+    negative = [(prompts.negative or "", prompts.negative_2)] if unconditional and not zeros else []
+    base = [(prompts.prompt, prompts.prompt_2), *negative]
+    variants = [[(entry.variant(prompts.prompt), entry.variant_2(prompts.prompt_2)), *negative] for entry in concepts]
+    chunks = None
+    if chunked:
+        counts = [backbone.count_chunks(*both) for both in base]
+        counts += [
+            backbone.count_chunks(*both, entry.concept)
+            for entry, own in zip(concepts, variants, strict=True)
+            for both in own
+        ]
+        chunks = max(counts)
+    texts = [[backbone.encode_prompt(*both, chunks=chunks) for both in base]]
+    for entry, own in zip(concepts, variants, strict=True):
+        first, second = zip(*own)
+        texts.append(backbone.encode_concept_prompts(entry.concept, entry.weight, first, second, chunks))
+    if zeros:
+        texts = [[text, text.zeros()] for (text,) in texts]
     return Conditioning.stack(texts)
 
 
@@ -117,7 +154,7 @@ def resolve_settings(
     refinement: Refinement | None,
     **others: Any,
 ) -> SamplingSettings:
-    """Settings with the model's values where a field is None.
+    """Fill settings with the model's values where a field is None.
 
     Raises:
         ConductorError: a value out of range.
@@ -144,12 +181,12 @@ def resolve_settings(
 
 
 def given(settings: Settings) -> dict[str, Any]:
-    """The fields that the caller has set to something."""
+    """Return the fields that the caller has set to something."""
     return settings.model_dump(exclude_unset=True, exclude_none=True)
 
 
 def image_size(backbone: Backbone, width: int | None, height: int | None) -> tuple[int, int]:
-    """Width and height of the run in pixels, checked."""
+    """Return width and height of the run in pixels, checked."""
     cells = backbone.unet.config.sample_size
     if cells is None and (width is None or height is None):
         raise ConductorError("the model's U-Net names no size of its own (sample_size); give width and height")
@@ -172,7 +209,7 @@ def initial_latents(
     generator: torch.Generator | list[torch.Generator] | None,
     latents: Tensor | None,
 ) -> Tensor:
-    """The noise a run starts from, ``(images, 4, h, w)``."""
+    """Draw or take the noise a run starts from, ``(images, 4, h, w)``."""
     factor = backbone.vae_factor
     shape = (images, backbone.unet.config.in_channels, size[1] // factor, size[0] // factor)
     if images < 1:
@@ -188,13 +225,20 @@ def initial_latents(
 
 
 def inversion_source(
-    backbone: Backbone, image: Image.Image, prompt: str, size: tuple[int, int], settings: Inversion
+    backbone: Backbone,
+    image: Image.Image,
+    prompt: str,
+    size: tuple[int, int],
+    settings: Inversion,
+    *,
+    chunk_prompts: bool = False,
 ) -> InversionSource:
-    """An image made ready for inversion at the size of the run."""
+    """Make an image ready for inversion at the size of the run."""
     # the model is hashed now, while it is itself: during a run the concepts' weights are in it
     model = None if settings.cache is False else backbone.fingerprint()
     pixels = image_pixels(image, size).to(backbone.device)
-    return InversionSource(pixels, prompt, backbone.encode_prompt(prompt), model)
+    chunks = backbone.count_chunks(prompt) if chunk_prompts else None
+    return InversionSource(pixels, prompt, backbone.encode_prompt(prompt, chunks=chunks), model)
 
 
 def background(
@@ -205,7 +249,7 @@ def background(
     latents: Tensor,
     settings: SamplingSettings,
 ) -> Background:
-    """What stays of the image that objects are placed in."""
+    """Return what stays of the image that objects are placed in."""
     pixels = mask_pixels(placement.mask, size)
     mask = to_latent_grid(pixels[None], (latents.shape[2], latents.shape[3]))[None].float().to(backbone.device)
     if not mask.any():

@@ -23,7 +23,7 @@ def initial_masks(
     settings: SamplingSettings,
     progress: Progress | None = None,
 ) -> Tensor:
-    """The masks of a layout's points or boxes, ``(concepts, h, w)``, boolean, on the latent grid.
+    """Find the masks of a layout's points or boxes, ``(concepts, h, w)``, boolean, on the latent grid.
 
     The layout is inverted as the run would invert it, so that the run finds it in the cache.
 
@@ -40,6 +40,7 @@ def initial_masks(
     """
     latent_size = (size[1] // backbone.vae_factor, size[0] // backbone.vae_factor)
     refinement: Refinement = settings.refinement or backbone.defaults.refinement
+    layout = layout.fitted(size)
     found = mask_source(layout, concepts, size, latent_size, refinement)
     timesteps = backbone.timesteps(settings.steps)
     source = inversion_source(backbone, layout.image, layout.prompt, size, settings.inversion)

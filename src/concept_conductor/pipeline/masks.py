@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from concept_conductor.denoiser.masks import Masks, to_latent_grid
 from concept_conductor.errors import ConductorError
 from concept_conductor.io.tensors import MaskLike, mask_pixels
-from concept_conductor.layouts.boxes import check_boxes
+from concept_conductor.layouts.boxes import check_boxes, check_point
 from concept_conductor.layouts.layout import Layout
 from concept_conductor.layouts.mask_edit import MaskEdit
 from concept_conductor.method.initial_masks import GivenMasks, MasksInBoxes, MaskSource, MasksUnderPoints
@@ -25,7 +25,7 @@ from concept_conductor.settings import Refinement
 def mask_source(
     layout: Layout, concepts: int, size: tuple[int, int], latent_size: tuple[int, int], refinement: Refinement
 ) -> MaskSource:
-    """Where a layout's masks come from, checked.
+    """Return where a layout's masks come from, checked.
 
     Args:
         layout: the layout.
@@ -52,24 +52,20 @@ def mask_source(
 
 
 def _regions(layout: Layout, latent_size: tuple[int, int], refinement: Refinement) -> MaskSource:
-    """Where the masks of points or boxes come from, which are checked."""
+    """Return where the masks of points or boxes come from, which are checked."""
     width, height = layout.image.size
     if layout.boxes is not None:
         check_boxes(layout.boxes, layout.image.size)
         boxes = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in layout.boxes]
         return MasksInBoxes(latent_size, refinement, boxes)
     assert layout.points is not None
-    for x, y in layout.points:
-        if not (0 <= x < width and 0 <= y < height):
-            raise ConductorError(
-                f"the point ({x:g}, {y:g}) lies outside of the layout image of {width}x{height} "
-                "pixels; points are (x, y) from its upper left corner"
-            )
+    for point in layout.points:
+        check_point(point, layout.image.size, "layout image")
     return MasksUnderPoints(latent_size, refinement, [(x / width, y / height) for x, y in layout.points])
 
 
 def checked_masks(masks: Sequence[MaskLike], size: tuple[int, int], latent_size: tuple[int, int]) -> Tensor:
-    """Users' masks on the latent grid, ``(concepts, h, w)``, boolean.
+    """Bring users' masks to the latent grid, ``(concepts, h, w)``, boolean.
 
     Raises:
         ConductorError: a mask is empty there, or is wholly covered by later ones.

@@ -1,4 +1,4 @@
-"""From the last latents to images: decoded, an original's pixels put back around a placement, checked for safety."""
+"""From the last latents to images: decode, put an original's pixels back around a placement, check for safety."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from concept_conductor.backbones.base import Backbone
-from concept_conductor.io.tensors import _as_floats, mask_pixels, to_uint8
+from concept_conductor.io.tensors import mask_pixels, to_floats, to_images
+from concept_conductor.pipeline.finite import check_pixels
 from concept_conductor.placement.placement import Placement
 
-#: Blacks out images, and says which; None for want of a checker.
+#: Blacks out unsafe images; returns them with flags, or None without a checker.
 SafetyCheck = Callable[[list[Image.Image]], tuple[list[Image.Image], list[bool] | None]]
 
 
@@ -25,7 +26,7 @@ def postprocess(
     safety_checked: SafetyCheck,
     output_type: str,
 ) -> tuple[Any, list[bool] | None]:
-    """What a pipeline call gives for its last latents.
+    """Turn a run's last latents into what the pipeline call returns.
 
     Args:
         latents: ``(n, 4, h, w)``.
@@ -41,7 +42,8 @@ def postprocess(
     if output_type == "latent":
         return latents, None
     pixels = torch.cat([backbone.decode_latents(one) for one in latents.split(1)])  # one by one, to save memory
-    images = [Image.fromarray(array) for array in to_uint8(pixels)]
+    check_pixels(pixels)
+    images = to_images(pixels)
     if placement is not None:
         original = placement.image.convert("RGB").resize(size)
         mask = Image.fromarray(mask_pixels(placement.mask, size).numpy())
@@ -50,14 +52,14 @@ def postprocess(
     if output_type == "pil":
         return images, flagged
     if placement is not None or any(flagged or ()):
-        pixels = torch.from_numpy(_as_floats(images)).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(to_floats(images)).permute(0, 3, 1, 2)
     return (pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).cpu().numpy()), flagged
 
 
 @torch.no_grad()
 def decode_preview(backbone: Backbone, latents: Tensor) -> Image.Image:
-    """What the first of ``latents`` shows so far."""
-    return Image.fromarray(to_uint8(backbone.decode_latents(latents[:1]))[0])
+    """Decode the first of ``latents`` as it is so far."""
+    return to_images(backbone.decode_latents(latents[:1]))[0]
 
 
 def black_out(
@@ -73,14 +75,14 @@ def black_out(
     """
     prepared = features(images, return_tensors="pt").pixel_values
     checker.to(device)
-    _, flagged = checker(images=_as_floats(images), clip_input=prepared.to(device, checker.dtype))
+    _, flagged = checker(images=to_floats(images), clip_input=prepared.to(device, checker.dtype))
     flagged = [bool(flag) for flag in flagged]
     black = Image.new("RGB", images[0].size)
     return [black if flag else image for image, flag in zip(images, flagged, strict=True)], flagged
 
 
 def composite(generated: Image.Image, original: Image.Image, mask: Image.Image, feather: float) -> Image.Image:
-    """The generated image inside the mask, exactly the original's pixels outside, the seam feathered inward.
+    """Put the generated image inside the mask and the original's own pixels outside, the seam feathered inward.
 
     Args:
         generated, original, mask: of one size; ``mask`` is "L", white where objects were placed.

@@ -1,4 +1,4 @@
-"""text_to_image"""
+"""Plain images of a pipeline, without concepts or a layout, for layouts that are generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from concept_conductor.pipeline.pipeline import ConceptConductorPipeline
 
 @dataclass(frozen=True)
 class PlainImages:
-    """A pipeline's images without concepts or layout.
+    """Generate plain images with a pipeline, without concepts or a layout.
 
     Attributes:
         pipe: loaded.
@@ -23,7 +23,7 @@ class PlainImages:
     pipe: ConceptConductorPipeline
     steps: int = 50
     guidance_scale: float = 7.5
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
     width: int | None = None
     height: int | None = None
 
