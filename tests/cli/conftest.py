@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from concept_conductor import ConceptConductorPipeline, ConductorOutput
 from concept_conductor.cli import main
-from concept_conductor.recipes import runner
+from concept_conductor.recipes import model
 from tests.conftest import TINY
 
 RECIPE = """\
@@ -76,7 +77,7 @@ class QuickPipe:
 def quick(tiny_pipe: ConceptConductorPipeline, monkeypatch: pytest.MonkeyPatch) -> QuickPipe:
     """Every model that is loaded is this one."""
     pipe = QuickPipe(tiny_pipe)
-    monkeypatch.setattr(runner, "load_pipeline", lambda *_: pipe)
+    monkeypatch.setattr(model, "load_pipeline", lambda *_, **__: pipe)
     return pipe
 
 
@@ -85,6 +86,13 @@ class Outcome:
 
     def __init__(self, status: int, out: str, err: str) -> None:
         self.status, self.out, self.err = status, out, err
+
+
+def assert_same_replay(outcome: Outcome) -> None:
+    """``conductor replay --json`` made the same image again, to the rounding of its 256 levels."""
+    assert outcome.status == 0, outcome.err
+    report = json.loads(outcome.out)
+    assert report["max_difference"] <= 1 and report["mean_difference"] <= 0.01, report
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from concept_conductor.cli import evaluate
 from concept_conductor.evaluation.benchmark.benchmark import Benchmark
 from concept_conductor.evaluation.benchmark.results import ResultsFolder
 from concept_conductor.evaluation.benchmark.runner import LocalRunner
+from concept_conductor.evaluation.benchmark.shipped import open_benchmark
 from tests.evaluation.benchmark.conftest import benchmark_file
 
 pandas = pytest.importorskip("pandas")
@@ -107,6 +108,44 @@ def test_bad_benchmarks_are_one_sentence(conductor, benchmark_file: Path, old: s
     assert outcome.status == 1
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1
+    assert not Path("here/images").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metrics", "design"], "the metric 'design' needs the embedded model's judge"),
+        (["--metrics", "clip_t"], "the placeholder <x> in the prompt 'A dog and a <x> "),
+    ],
+)
+def test_a_metric_that_cannot_measure_is_told_before_the_first_image(
+    conductor, benchmark_file: Path, words: list[str], said: str
+) -> None:
+    benchmark_file.write_text(benchmark_file.read_text().replace("and a {2} on", "and a <x> {2} on"))
+    outcome = conductor("evaluate", benchmark_file, *words, "--out", "here")
+    assert outcome.status == 1
+    assert said in outcome.err and len(outcome.err.splitlines()) == 1
+    assert not Path("here/images").exists()
+
+
+def test_a_concept_that_the_judge_does_not_know_is_told_before_the_first_image(conductor) -> None:
+    conductor("evaluate", "mini-look-alikes", "--write", "mine.yaml")
+    text = Path("mine.yaml").read_text()
+    Path("mine.yaml").write_text(text.replace("dog-noto", "my-dog").replace("file: mini/my-dog", "file: mini/dog-noto"))
+    outcome = conductor("evaluate", "mine.yaml", "--subset", "ci", "--out", "here")
+    assert outcome.status == 1
+    assert "the metric 'design' knows nothing of the concept 'my-dog'; name it CLASS-STYLE" in outcome.err
+    assert not Path("here/images").exists()
+
+
+@pytest.mark.parametrize("name", ["index.html", "summary.csv", "plots/means-light.svg"])
+def test_what_is_in_a_results_way_is_told_before_the_first_image(conductor, name: str) -> None:
+    words = ("evaluate", "mini-look-alikes", "--subset", "ci", "--methods", "full", "--metrics", "omission")
+    ResultsFolder.open(Path("here"), open_benchmark("mini-look-alikes"))
+    (Path("here") / name).mkdir(parents=True)
+    outcome = conductor(*words, "--out", "here")
+    assert outcome.status == 1
+    assert f"'here/{name}' is a folder; expected a file" in outcome.err
     assert not Path("here/images").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,8 @@ def test_every_command_can_be_loaded_and_explains_itself(conductor, name: str) -
         (ConductorError("a mask is empty"), "a mask is empty"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), "paths_per_forward: 1"),
         (MemoryError(), "paths_per_forward: 1"),
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.bin"), "the disk is full: 'a.bin' could not be written"),
         (FileNotFoundError(2, "No such file", "a.png"), "there is no file 'a.png'"),
         (PermissionError(13, "Permission denied", "out"), "Permission denied: 'out'"),
         (ImportError("no module named ray"), "no module named ray"),
@@ -77,3 +79,40 @@ def test_every_command_can_be_loaded_and_explains_itself(conductor, name: str) -
 def test_errors_become_one_sentence(error: Exception, said: str) -> None:
     assert said in explanation(error)
     assert len(explanation(error).splitlines()) == 1
+    assert "--out" not in explanation(error)  # which not every command has
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names and folders as POSIX has them")
+def test_names_that_are_no_text_are_told_at_once(conductor, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = conductor("generate", "caf\udce9/r.yaml")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err.startswith(r"the argument 'caf\xe9/r.yaml' is not UTF-8, so that no image could say")
+    os.mkdir(b"caf\xe9")
+    monkeypatch.chdir(os.fsdecode(b"caf\xe9"))
+    outcome = conductor("generate", "r.yaml")
+    assert outcome.status == 1 and r"/caf\xe9' is not UTF-8" in outcome.err and len(outcome.err.splitlines()) == 1
+    assert conductor("generate", "--help").status == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no folder that is in use")
+def test_a_working_folder_that_is_gone_is_one_sentence(conductor, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkdir("gone")
+    before = os.getcwd()
+    os.chdir("gone")
+    os.rmdir(Path(before) / "gone")
+    try:
+        for words in (("generate", "r.yaml"), ("train", "c.yaml"), ("concept", "inspect", "x"), ("score", "a.png")):
+            outcome = conductor(*words)
+            assert outcome.status == 1
+            assert outcome.err == "the working folder is gone; change to one that is there and run it again\n"
+        assert conductor("--version").status == 0
+    finally:
+        os.chdir(before)
+
+
+def test_what_a_stranger_wrote_does_not_reach_the_terminal(conductor) -> None:
+    Path("r.yaml").write_text('prompt: x\n"\\e]0;owned\\a\\e[2J\u202e": 1\n')
+    for words in (("generate", "r.yaml"), ("generate", "x\x1b[2J.yaml"), ("paint\x1b[2J",), ("generate", "--x\x1b[2J")):
+        outcome = conductor(*words)
+        assert outcome.status in (1, 2)
+        assert not set(outcome.err + outcome.out) & set("\x1b\x07\u202e"), outcome.err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from concept_conductor.recipes.provenance import Provenance
+from tests.cli.conftest import assert_same_replay
 from tests.conftest import tiny_image
 
 LAYOUT = """\
@@ -56,8 +56,7 @@ def test_made_and_made_again(conductor: Callable, placing: Path) -> None:
     provenance = Provenance.read("made/seed-0003.png")
     assert {"init.png", "cat.png", "cat-mask.png"} <= set(provenance.files)
     again = conductor("replay", "made/seed-0003.png", "--json")
-    assert again.status == 0, again.err
-    assert json.loads(again.out)["identical"]
+    assert_same_replay(again)
 
     (placing.parent / "cat-mask.png").unlink()
     assert "'cat-mask.png' is missing in" in conductor("replay", "made/seed-0003.png").err

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from concept_conductor import ConceptConductorPipeline
-from concept_conductor.recipes import runner
+from concept_conductor.recipes import model
 from concept_conductor.recipes.runner import generate
 from concept_conductor.recipes.schema.recipe import Recipe
 
@@ -42,7 +42,7 @@ def test_no_trace_unless_asked(conductor, recipe: Path, quick) -> None:
 
 
 def test_the_real_thing(conductor, recipe: Path, tiny_pipe: ConceptConductorPipeline, monkeypatch) -> None:
-    monkeypatch.setattr(runner, "load_pipeline", lambda *_: tiny_pipe)
+    monkeypatch.setattr(model, "load_pipeline", lambda *_, **__: tiny_pipe)
     recipe.write_text(recipe.read_text().replace("steps: 999", "steps: 2"))
     outcome = conductor("generate", recipe, "--seeds", "0", "--out", "out", "--trace", "deep/inside")
     assert outcome.status == 0, outcome.err

@@ -7,11 +7,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from concept_conductor import ConceptConductorPipeline, Inversion, Trace
 from concept_conductor.denoiser.masks import resize
-from concept_conductor.io.tensors import to_uint8
+from concept_conductor.io.tensors import to_images
 from concept_conductor.method.refinement import iou
 from concept_conductor.method.sampling import sample
 from concept_conductor.mini.judge import Judge
@@ -41,12 +40,12 @@ def test_heat_and_clusters_lie_on_the_objects() -> None:
         with closing(sample(backbone, inputs, settings, traced={LOOKED_AT})) as running:
             steps = list(running)
         (view,) = viewer.view(steps[LOOKED_AT]).paths
-        found = judge.find(Image.fromarray(to_uint8(backbone.decode_latents(steps[-1].latents))[0]))
+        found = judge.find(to_images(backbone.decode_latents(steps[-1].latents))[0])
         masks = {finding.class_name: torch.as_tensor(finding.mask) for finding in found}
         assert set(masks) == {first, second}
         on_grid = {name: resize(mask[None, None], view.clusters.shape)[0, 0] for name, mask in masks.items()}
         # the text encoder looks back only, so that the second object's word knows of both and is asked for most
-        heat = view.heat[[word.text for word in view.subject.words].index(second)]
+        heat = view.heat[[word.text for word in view.path.words].index(second)]
         inside = on_grid[second].numpy()
         ratios.append(heat[inside].mean() / heat[~inside].mean())
         regions = torch.stack([torch.as_tensor(view.clusters == k).flatten() for k in range(5)])

@@ -74,7 +74,7 @@ def sample_merged(
     latents: Tensor,
     steps: int,
     guidance_scale: float,
-    negative_prompt: str = "",
+    negative_prompt: str | None = None,
 ) -> Tensor:
     """Images by the one model that every concept, at its own weight, is merged into.
 
@@ -95,7 +95,10 @@ def sample_merged(
         for entry in concepts
     ]
     whole = merged(weighted)
-    texts = backbone.encode_concept_prompts(whole, 1.0, [joint_prompt(prompt, concepts), negative_prompt])
+    zeros = negative_prompt is None and backbone.force_zeros
+    prompts = [joint_prompt(prompt, concepts), *([] if zeros else [negative_prompt or ""])]
+    texts = backbone.encode_concept_prompts(whole, 1.0, prompts)
+    texts += [text.zeros() for text in texts] if zeros else []
     return sample_alone(backbone, Conditioning.stack([texts]), whole.unet, latents, steps, guidance_scale)
 
 

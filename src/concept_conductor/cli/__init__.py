@@ -7,16 +7,19 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
 from concept_conductor._version import __version__
+from concept_conductor.cli.terminal import printable_output
 
-DEBUG = "--debug"
+DEBUG, HELP = "--debug", "--help"
 NEEDS_LESS = (
     "set 'paths_per_forward: 1' in the recipe, make the image smaller, or ask conductor doctor RECIPE.yaml which "
     "settings make it fit"
@@ -52,7 +55,7 @@ class LazyGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A stand-in with the command's help text."""
+        """Return a stand-in with the command's help text."""
         if cmd_name not in COMMANDS:
             return None
         stand_in = typer.Typer(help=COMMANDS[cmd_name].help)
@@ -60,7 +63,7 @@ class LazyGroup(TyperGroup):
         return typer.main.get_command(stand_in)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command itself."""
+        """Return the command itself."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command if name is None else load_command(name), rest
 
@@ -89,7 +92,7 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def conductor(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; may stand anywhere.")] = False,
 ) -> None:
@@ -105,22 +108,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # before torch is loaded: threads that spin at barriers make a small model crawl where another program runs too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
+    asks_for_help = not given or not {HELP, "--version"}.isdisjoint(given[: (*given, "--").index("--")])
+    with nullcontext() if asks_for_help else printable_output():  # help is all ours, and may have colours
+        sys.exit(_run(given, [] if asks_for_help else [check_surroundings]))
+
+
+def _run(given: list[str], checks: Sequence[Callable[[Sequence[str]], None]]) -> int:
+    """Run a command after some checks of its arguments, and return its exit status."""
     debug = DEBUG in given
     command = typer.main.get_command(app)
     try:
+        for check in checks:
+            check(given)
         result = command.main([word for word in given if word != DEBUG], prog_name="conductor", standalone_mode=False)
     except KeyboardInterrupt:
-        sys.exit(_failed("interrupted", 130))
+        return _failed("interrupted", 130)
     except Exception as error:
         if debug:
             traceback.print_exc()
         if hasattr(error, "exit_code") and hasattr(error, "show"):  # wrong usage, which click explains
             error.show()
-            sys.exit(error.exit_code)
+            return int(error.exit_code)
         if type(error).__name__ == "Abort":  # click's word for Ctrl-C
-            sys.exit(_failed("interrupted", 130))
-        sys.exit(_failed(explanation(error), 1))
-    sys.exit(result if isinstance(result, int) else 0)
+            return _failed("interrupted", 130)
+        return _failed(explanation(error), 1)
+    return result if isinstance(result, int) else 0
+
+
+def check_surroundings(given: Sequence[str]) -> None:
+    """Look whether the working folder is there and every name is text, before anything long begins.
+
+    Raises:
+        ConductorError: it is not.
+    """
+    from concept_conductor.io.files import check_place, check_utf8
+
+    check_place(Path())
+    for word in given:
+        check_utf8("the argument", word)
 
 
 def hide_loading_bars() -> None:
@@ -142,7 +167,7 @@ def hide_loading_bars() -> None:
 
 
 def explanation(error: Exception) -> str:
-    """One sentence (or one for each problem) for the person at the terminal."""
+    """Return one sentence (or one for each problem) for the person at the terminal."""
     from concept_conductor.errors import BusyError, ConductorError
 
     text = " ".join(str(error).split())
@@ -159,7 +184,10 @@ def explanation(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"there is no file '{error.filename}'" if error.filename else text
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; free some space or choose another folder with --out"
+        place = f": '{error.filename}' could not be written" if error.filename else ""
+        return f"the disk is full{place}; free some space or choose another folder"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"the name '{str(error.filename)[:40]}...' is longer than files' names may be; check it"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: '{error.filename}'" if error.filename else error.strerror
     if isinstance(error, OSError | ImportError):

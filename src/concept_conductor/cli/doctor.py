@@ -31,14 +31,13 @@ def doctor(
 
     loaded = Recipe.load(recipe)
     hide_loading_bars()
-    from rich.console import Console
-
+    from concept_conductor.cli.terminal import console
     from concept_conductor.memory.doctor import diagnose
 
     found = diagnose(loaded, None if family is None else family.value)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
-        Console(soft_wrap=True).print(found)
+        console(soft_wrap=True).print(found)
     if found.problems:
         raise typer.Exit(1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from concept_conductor.cli import hide_loading_bars
+from concept_conductor.cli.terminal import shown_progress, words
 from concept_conductor.errors import ConductorError
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from concept_conductor.evaluation.benchmark.jobs import Job
     from concept_conductor.evaluation.benchmark.results import ResultsFolder
     from concept_conductor.evaluation.benchmark.runner import Runner
+    from concept_conductor.evaluation.evaluate import Evaluation
     from concept_conductor.recipes.runner import StepReport
 
 
@@ -80,23 +84,26 @@ def evaluate(
     from concept_conductor.evaluation.benchmark.jobs import chosen_methods, plan
     from concept_conductor.evaluation.benchmark.mini_images import references_of
     from concept_conductor.evaluation.benchmark.results import ResultsFolder
-    from concept_conductor.evaluation.report.table import import_pandas
+    from concept_conductor.evaluation.evaluate import Evaluation, check_packages
 
     runner = runner_for(ray) if worker_cpus is None else ray_runner(ray, worker_cpus)
     wanted = chosen_methods(chosen, listed(methods))
     measured = checked_metrics(listed(metrics) or chosen.metrics)
     if not only_images:
-        import_pandas()  # what is missing is said before the long part, not after it
+        check_packages()
     chosen.check_files()
     folder = ResultsFolder.open(out or Path("outputs") / chosen.name, chosen)
     for name in chosen.concepts:
         references_of(chosen, name, folder.references)  # a design that there is not is said before the long part
     jobs = plan(chosen, wanted, folder.layouts)
+    evaluation = Evaluation(chosen, folder, jobs)
+    if not only_images:
+        evaluation.check(measured)
     make_images(chosen, folder, jobs, runner)
     if only_images:
         typer.echo(f"{len(jobs)} images in '{folder.path}'")
         return
-    score_images(chosen, folder, jobs, measured)
+    score_images(evaluation, measured)
 
 
 def write_copy(name: str, target: Path) -> None:
@@ -106,7 +113,7 @@ def write_copy(name: str, target: Path) -> None:
 
     if name not in SHIPPED:
         raise ConductorError(f"there is no shipped benchmark '{name}'; there are: {', '.join(SHIPPED)}")
-    if target.exists():
+    if os.path.exists(target):
         raise ConductorError(f"'{target}' is there already; give another name with --write")
     with atomic_write(target) as file:
         file.write(text_of(name).encode())
@@ -114,12 +121,12 @@ def write_copy(name: str, target: Path) -> None:
 
 
 def listed(names: str | None) -> list[str] | None:
-    """``a,b`` as a list."""
+    """Return ``a,b`` as a list."""
     return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
 
 def checked_metrics(names: Sequence[str] | None) -> list[str] | None:
-    """Names of metrics that there are; None for those that suit the model.
+    """Return names of metrics that there are; None for those that suit the model.
 
     Raises:
         ConductorError: there is no such metric.
@@ -130,14 +137,14 @@ def checked_metrics(names: Sequence[str] | None) -> list[str] | None:
 
 
 def runner_for(address: str | None) -> Runner:
-    """Who makes the images; a cluster that does not answer is said at once."""
+    """Return who makes the images; a cluster that does not answer is said at once."""
     from concept_conductor.evaluation.benchmark.runner import LocalRunner
 
     return LocalRunner() if address is None else ray_runner(address)
 
 
 def ray_runner(address: str | None, *cpus: int) -> Runner:
-    """A Ray cluster, with so many CPUs for each worker.
+    """Return a Ray cluster, with so many CPUs for each worker.
 
     Raises:
         ConductorError: there is none.
@@ -188,19 +195,15 @@ def make_images(benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job]
         folder.write_manifest(benchmark, jobs, status)
 
 
-def score_images(
-    benchmark: Benchmark, folder: ResultsFolder, jobs: Sequence[Job], metrics: Sequence[str] | None
-) -> None:
+def score_images(evaluation: Evaluation, metrics: Sequence[str] | None) -> None:
     """Score, write, and print the table."""
-    from concept_conductor.evaluation.evaluate import Evaluation
     from concept_conductor.evaluation.report.table import markdown, summary
 
-    evaluation = Evaluation(benchmark, folder, jobs)
     with progress_bar() as bar:
-        task = bar.add_task("scoring", total=len(jobs))
+        task = bar.add_task("scoring", total=len(evaluation.jobs))
         results = evaluation.score(metrics, lambda number, total: bar.update(task, completed=number, total=total))
     written = evaluation.write(results)
-    titles = {job.group.method.name: job.group.method.title for job in jobs}
+    titles = {job.group.method.name: job.group.method.title for job in evaluation.jobs}
     typer.echo(markdown(summary(results), titles))
     typer.echo(f"{written[-1]}")
 
@@ -221,11 +224,11 @@ class Pace:
     _said: float = -math.inf
 
     def begin(self, found: int) -> None:
-        """``found`` images are there, the others are made from now on."""
+        """Count from now on: ``found`` images are there already."""
         self._found, self._start = found, time.monotonic()
 
     def line(self, done: int) -> str | None:
-        """How far it is and how long it takes still; None while it is too early to say so again."""
+        """Return how far it is and how long it takes still; None while it is too early to say so again."""
         now = time.monotonic()
         if self._start is None or (now - self._said < self.every and done < self.total):
             return None
@@ -235,11 +238,10 @@ class Pace:
         return f"{done} of {self.total} images, {each:.1f} s each, {left} left"
 
 
-def progress_bar() -> Progress:
-    """Done, of how many, and for how long still; on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def progress_bar() -> AbstractContextManager[Progress]:
+    """Show how many images are done and for how long it takes still, on stderr."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), words("description"))
     # of the last hour's pace: methods differ in speed, and images that were there already took no time
-    return Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600)
+    return shown_progress(*columns, transient=True, speed_estimate_period=3600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,18 +93,18 @@ def score(
     if as_json:
         typer.echo(json.dumps([_unfolded(row) for row in rows], indent=2))
         return
-    from rich.console import Console
+    from concept_conductor.cli.terminal import console
 
-    Console(soft_wrap=True).print(*_tables(rows))
+    console(soft_wrap=True).print(*_tables(rows))
 
 
 def _images(given: list[Path]) -> list[Path]:
-    """The files named, and those in the folders named."""
+    """Return the files named, and those in the folders named."""
     from concept_conductor.errors import ConductorError
 
     files = []
     for path in given:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             files.append(path)
             continue
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
@@ -114,7 +115,7 @@ def _images(given: list[Path]) -> list[Path]:
 
 
 def _concept(text: str) -> ConceptReference:
-    """``[NAME=]CLASS WORDS=PATH``."""
+    """Read ``[NAME=]CLASS WORDS=PATH``."""
     from concept_conductor.errors import ConductorError
     from concept_conductor.evaluation.metrics.items import ConceptReference
 
@@ -123,16 +124,16 @@ def _concept(text: str) -> ConceptReference:
         raise ConductorError(f"'{text}' is no concept; expected [NAME=]CLASS WORDS=PATH, as in 'a dog=photos/my_dog'")
     *name, words, place = parts
     path = Path(place)
-    if not path.exists():
+    if not os.path.exists(path):
         raise ConductorError(f"there is no image or folder '{path}' of '{words}'; check the path")
     return ConceptReference(name[0].strip() if name else path.stem, words.strip(), tuple(_images([path])))
 
 
 def _place(text: str) -> Region:
-    """A mask's file, or ``LEFT,TOP,RIGHT,BOTTOM``."""
+    """Read a mask's file, or ``LEFT,TOP,RIGHT,BOTTOM``."""
     from concept_conductor.errors import ConductorError
 
-    if Path(text).is_file():
+    if os.path.isfile(text):
         return Path(text)
     try:
         left, top, right, bottom = (float(part) for part in text.split(","))
@@ -146,7 +147,7 @@ def _place(text: str) -> Region:
 
 
 def _checkpoint(text: str) -> tuple[str, Checkpoint]:
-    """``NAME=FOLDER`` or ``NAME=ID[@REVISION]``."""
+    """Read ``NAME=FOLDER`` or ``NAME=ID[@REVISION]``."""
     from concept_conductor.errors import ConductorError
     from concept_conductor.io.pretrained import Checkpoint
 
@@ -154,7 +155,7 @@ def _checkpoint(text: str) -> tuple[str, Checkpoint]:
     if not place:
         raise ConductorError(f"'{text}' is no measuring model; expected NAME=FOLDER or NAME=ID@REVISION")
     identifier, _, revision = place.partition("@")
-    return name, Checkpoint(place) if Path(place).exists() else Checkpoint(identifier, revision or None)
+    return name, Checkpoint(place) if os.path.exists(place) else Checkpoint(identifier, revision or None)
 
 
 def _item(file: Path, prompt: str | None, concepts: tuple[ConceptReference, ...], places: tuple[Region, ...]) -> Item:
@@ -162,16 +163,16 @@ def _item(file: Path, prompt: str | None, concepts: tuple[ConceptReference, ...]
     from concept_conductor.evaluation.metrics.items import Item
     from concept_conductor.io.images import read_recipe
 
-    if prompt is None:
+    if prompt is None and os.path.isfile(file):
         try:
             prompt = str(json.loads(read_recipe(file))["prompt"])
         except (ConductorError, ValueError, KeyError, TypeError) as error:
             raise ConductorError(f"'{file}' carries no recipe that says its prompt; give --prompt") from error
-    return Item(file, prompt, concepts, places)
+    return Item(file, prompt or "", concepts, places)
 
 
 def _unfolded(row: Row) -> dict[str, object]:
-    """A row whose details, texts of JSON, are objects."""
+    """Return a row whose details, texts of JSON, are objects."""
     return {
         name: json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value
         for name, value in row.items()
@@ -179,7 +180,7 @@ def _unfolded(row: Row) -> dict[str, object]:
 
 
 def _tables(rows: list[Row]) -> list[RenderableType]:
-    """The images with their numbers and the mean; below it the mean of each metric by subject area."""
+    """Draw the images with their numbers and the mean; below it the mean of each metric by subject area."""
     from rich.table import Table
 
     from concept_conductor.evaluation.metrics.segsim import AREAS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,8 @@ def study(
     """Make a page on which people judge images blind, or the table from their answers.
 
     The page (DIR/study) asks of each image how well it fits its text, and how much each concept is like its
-    references, from 1 to 5. Whose images they are stands in DIR/study-key.json alone: give that to nobody.
+    references, from 1 to 5. Whose images they are stands in DIR/study-key.json alone: give that to nobody, and keep it,
+    for without it no answer can be read.
     """
     hide_loading_bars()
     from concept_conductor.evaluation.benchmark.results import read_manifest
@@ -57,7 +59,7 @@ def study(
 
 
 def shown(folder: Path, manifest: dict[str, Any]) -> list[Shown]:
-    """The images of a results folder.
+    """Return the images of a results folder.
 
     Raises:
         ConductorError: a reference is missing.
@@ -67,7 +69,7 @@ def shown(folder: Path, manifest: dict[str, Any]) -> list[Shown]:
     references = {name: [folder / file for file in files] for name, files in manifest["references"].items()}
     for name, files in references.items():
         for file in files:
-            if not file.is_file():
+            if not os.path.isfile(file):
                 raise ConductorError(f"the reference '{file}' of '{name}' is missing; run conductor evaluate again")
     return [
         Shown(
@@ -84,11 +86,11 @@ def shown(folder: Path, manifest: dict[str, Any]) -> list[Shown]:
 
 
 def print_table(rows: list[dict[str, Any]], titles: dict[str, str]) -> None:
-    """As Markdown."""
-    from concept_conductor.evaluation.report.table import shown_estimate
+    """Print the table as Markdown."""
+    from concept_conductor.evaluation.report.table import in_markdown, shown_estimate
 
     typer.echo("| method | people | images | text | image |\n| --- | ---: | ---: | ---: | ---: |")
     for row in rows:
         text, image = (shown_estimate(*(row[f"{n}{end}"] for end in ("", "_low", "_high"))) for n in ("text", "image"))
-        title = titles.get(row["method"], row["method"])
+        title = in_markdown(titles.get(row["method"], row["method"]))
         typer.echo(f"| {title} | {row['people']} | {row['images']} | {text} | {image} |")

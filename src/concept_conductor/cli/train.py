@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
+from concept_conductor.cli.terminal import shown_progress, words
 from concept_conductor.concepts.formats.convert import ConceptFormat
 
 
@@ -31,15 +31,8 @@ def train(
 
     changes: dict[str, Any] = {"output": output, "format": format, "steps": steps}
     recipe = TrainingConfig.load(config, {key: value for key, value in changes.items() if value is not None})
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
+    columns = (words("description"), BarColumn(), MofNCompleteColumn(), words("fields[numbers]"), TimeRemainingColumn())
+    with shown_progress(*columns) as bar:
         task = bar.add_task(recipe.concept_name, total=None, numbers="")
         smooth: list[float] = []
 
@@ -50,7 +43,7 @@ def train(
             numbers = f"loss {loss:.3f}  attention {step.attention:.2f}  norm {norms}"
             bar.update(task, total=step.steps, completed=step.step, numbers=numbers)
             if step.samples is not None:
-                bar.console.print(f"samples at step {step.step}: {step.samples}", highlight=False, soft_wrap=True)
+                bar.console.print(f"samples at step {step.step}: {step.samples}", soft_wrap=True)
 
         try:
             run(recipe, resume=resume, progress=show)
@@ -61,7 +54,6 @@ def train(
                 if checkpoint.exists()
                 else "there was no checkpoint yet, so nothing is kept"
             )
-            bar.stop()
-            console.print(f"interrupted; {kept}", highlight=False, soft_wrap=True)
+            bar.console.print(f"interrupted; {kept}", soft_wrap=True)
             raise typer.Exit(130) from None
     typer.echo(recipe.output)

@@ -19,7 +19,7 @@ CPU_SHARE = 2
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Ray, connected to ``address`` as long as the block lasts.
+    """Connect Ray to ``address`` as long as the block lasts.
 
     Args:
         address: see :func:`reach`. A connection that is there already is used and left alone.
@@ -108,7 +108,7 @@ def _unreachable(address: str, error: Exception) -> ConductorError:
 
 
 def shares(ray: Any, cpus: int = CPU_SHARE) -> tuple[int, dict[str, float]]:
-    """How many workers the cluster has room for, and what each takes: a GPU, or ``cpus`` CPUs where there are as many.
+    """Return how many workers the cluster has room for, and what each takes: a GPU, or up to ``cpus`` CPUs.
 
     Raises:
         ConductorError: it has room for none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,29 +13,23 @@ import torch
 
 from concept_conductor.evaluation.benchmark.generate import ImageWorker, JobResult
 from concept_conductor.evaluation.benchmark.jobs import Job
+from concept_conductor.io.folders import atomic_folder
 
 
-class Origin(NamedTuple):
+class WorkerId(NamedTuple):
     """Who made an image: node and process."""
 
     node: str
     process: int
 
 
-@dataclass(frozen=True)
-class Shipment:
-    """Names and contents of files, by their SHA-256: workers may lie where the driver's disk is not seen."""
-
-    names: Mapping[str, str]
-
-    @staticmethod
-    def of(job: Job) -> Shipment:
-        """What a job reads."""
-        return Shipment({digest: job.group.paths[place].name for place, digest in job.group.hashes.items()})
+def file_names(job: Job) -> dict[str, str]:
+    """Return the names of the files that a job reads, by their SHA-256: a worker may not see the driver's disk."""
+    return {digest: job.group.paths[place].name for place, digest in job.group.hashes.items()}
 
 
-def packed(path: Path) -> dict[str, bytes]:
-    """Contents of a file, under no name, or of all files in a folder by their names in it."""
+def file_contents(path: Path) -> dict[str, bytes]:
+    """Return the contents of a file, under no name, or of all files in a folder by their names in it."""
     if not path.is_dir():
         return {"": path.read_bytes()}
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
@@ -53,33 +47,34 @@ class Worker:
         self.worker = ImageWorker()
         self.folder = tempfile.TemporaryDirectory(prefix="conductor-")
 
-    def ready(self) -> Origin:
-        """Answers once the worker is up."""
+    def ready(self) -> WorkerId:
+        """Answer once the worker is up."""
         import ray
 
-        return Origin(ray.get_runtime_context().get_node_id(), os.getpid())
+        return WorkerId(ray.get_runtime_context().get_node_id(), os.getpid())
 
-    def generate(self, job: Job, contents: Mapping[str, Any]) -> tuple[JobResult, Origin]:
+    def generate(self, job: Job, contents: Mapping[str, Any]) -> JobResult:
         """Make the image of a job.
 
         Args:
             job: with the driver's paths.
-            contents: SHA-256 -> reference to what :func:`packed` gives.
+            contents: SHA-256 -> reference to what :func:`file_contents` gives.
         """
-        names = Shipment.of(job).names
-        local = {place: self._unpacked(digest, names[digest], contents) for place, digest in job.group.hashes.items()}
+        names = file_names(job)
+        local = {place: self._local_copy(digest, names[digest], contents) for place, digest in job.group.hashes.items()}
         result = self.worker.generate(replace(job, group=replace(job.group, paths=local)))
-        origin = self.ready()
-        result.record["worker"] = {"node": origin.node, "process": origin.process}
-        return result, origin
+        worker_id = self.ready()
+        result.record["worker"] = {"node": worker_id.node, "process": worker_id.process}
+        return result
 
-    def _unpacked(self, digest: str, name: str, contents: Mapping[str, Any]) -> Path:
+    def _local_copy(self, digest: str, name: str, contents: Mapping[str, Any]) -> Path:
         import ray
 
-        target = Path(self.folder.name) / digest / name
-        if not target.exists():
-            for inner, content in ray.get(contents[digest]).items():
-                file = target / inner if inner else target
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content)
-        return target
+        folder = Path(self.folder.name) / digest
+        if not folder.exists():
+            with atomic_folder(folder) as unfinished:
+                for inner, content in ray.get(contents[digest]).items():
+                    file = unfinished / name / inner if inner else unfinished / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(content)
+        return folder / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ class Checkpoint(NamedTuple):
     revision: str | None = None
 
     def load(self, kind: Any, *, local_files_only: bool = False, **options: Any) -> Any:
-        """``kind.from_pretrained`` of this checkpoint.
+        """Call ``kind.from_pretrained`` with this checkpoint.
 
         Raises:
             ConductorError: it is not there, is damaged, or belongs to another architecture.
@@ -44,14 +45,27 @@ class Checkpoint(NamedTuple):
         except Exception as error:
             raise self._unavailable(error) from error
 
+    def check(self, *, local_files_only: bool = False) -> None:
+        """Look whether this checkpoint can be had, by its configuration alone.
+
+        Raises:
+            ConductorError: it cannot.
+        """
+        try:
+            found = self._model_type(local_files_only)
+        except Exception as error:  # as above
+            raise self._unavailable(error) from error
+        if found is None:
+            raise ConductorError(f"'{self.name}' holds no model to measure with: its config.json names no 'model_type'")
+
     def file(self, name: str, *, local_files_only: bool = False) -> Path:
-        """One file of this checkpoint, from the hub's cache where need be; itself where it is a file.
+        """Return one file of this checkpoint, from the hub's cache where need be; itself where it is a file.
 
         Raises:
             ConductorError: it is not there.
         """
         place = Path(self.name)
-        if place.exists():
+        if os.path.exists(place):
             found = place / name if place.is_dir() else place
             if not found.is_file():
                 raise ConductorError(f"the folder '{self.name}' holds no {name}")
@@ -64,9 +78,9 @@ class Checkpoint(NamedTuple):
             raise self._unavailable(error) from error
 
     def identity(self) -> str:
-        """What tells this model from others in a cache: id and revision, or a hash of the files."""
+        """Return what tells this model from others in a cache: id and revision, or a hash of the files."""
         place = Path(self.name)
-        if not place.exists():
+        if not os.path.exists(place):
             return f"{self.name}@{self.revision or 'main'}"
         digest = sha256()
         for file in sorted(file for file in place.iterdir() if file.is_file()) if place.is_dir() else [place]:
@@ -90,7 +104,7 @@ class Checkpoint(NamedTuple):
 
 
 def best_device(device: str | torch.device | None) -> torch.device:
-    """``device``, or the GPU where there is one.
+    """Return ``device``, or the GPU where there is one.
 
     Raises:
         ConductorError: it is no device of PyTorch's, or this machine has none of that kind.
@@ -105,13 +119,15 @@ def best_device(device: str | torch.device | None) -> torch.device:
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """fp16 on CUDA, fp32 elsewhere."""
+    """Return fp16 on CUDA, fp32 elsewhere."""
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def pillow_processor(name: str) -> Any:
-    """transformers' image processor ``name`` that works with Pillow: it needs no torchvision, and its results do not
-    depend on whether that is there."""
+    """Return transformers' image processor ``name`` that works with Pillow.
+
+    It needs no torchvision, and its results do not depend on whether that is there.
+    """
     import transformers
 
     return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)  # renamed in the course of 5.x

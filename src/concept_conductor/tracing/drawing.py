@@ -1,4 +1,4 @@
-"""How views become images: colours of heat and clusters, panels with captions, grids, and a chart."""
+"""How views become images: colours of heat and clusters, panels, and a chart."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from concept_conductor.io.drawing import MASK_COLOURS, mask_overlay
+from concept_conductor.io.drawing import INK, MASK_COLOURS, PAPER, SOFT, mask_overlay
 from concept_conductor.io.fonts import fitting, font
 from concept_conductor.tracing.trace import MAX_CLUSTERS
 from concept_conductor.tracing.views import PathView
 
 # matplotlib's "inferno" at nine equal distances: from black over red to pale yellow, also for the colour-blind
 INFERNO = ("000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4")
-INK, SOFT, LINE, PAPER = "#1d2430", "#55606f", "#d5dbe3", "#ffffff"
-GAP = 6
+LINE = "#d5dbe3"
 
 
 def _rgb(colour: str) -> tuple[int, ...]:
@@ -25,7 +24,7 @@ def _rgb(colour: str) -> tuple[int, ...]:
 
 
 def heat_palette() -> NDArray[np.uint8]:
-    """Colours of heat 0 to 255, ``(256, 3)``."""
+    """Return colours of heat 0 to 255, ``(256, 3)``."""
     anchors = np.array([_rgb(colour) for colour in INFERNO], dtype=np.float64)
     at = np.linspace(0, len(anchors) - 1, 256)
     columns = [np.interp(at, np.arange(len(anchors)), channel) for channel in anchors.T]
@@ -33,7 +32,7 @@ def heat_palette() -> NDArray[np.uint8]:
 
 
 def cluster_palette() -> NDArray[np.uint8]:
-    """A colour for each cluster, neighbours far apart, ``(MAX_CLUSTERS, 3)``."""
+    """Return a colour for each cluster, neighbours far apart, ``(MAX_CLUSTERS, 3)``."""
     hues = (0.57 + 0.382 * np.arange(MAX_CLUSTERS)) % 1  # the golden section keeps them apart, however many there are
     shades = [(0.55, 0.85), (0.75, 0.62), (0.35, 0.97)]
     colours = [colorsys.hsv_to_rgb(float(hue), *shades[i % len(shades)]) for i, hue in enumerate(hues)]
@@ -41,30 +40,24 @@ def cluster_palette() -> NDArray[np.uint8]:
 
 
 def indexed(values: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
-    """``values (h, w)`` as an image with a palette, one pixel for each."""
+    """Make an image with a palette of ``values (h, w)``, one pixel for each."""
     image = Image.fromarray(values)
     image.putpalette(palette.tobytes())
     return image
 
 
 def cluster_image(clusters: NDArray[np.uint8]) -> Image.Image:
-    """Clusters in colours, one pixel for each token."""
+    """Draw clusters in colours, one pixel for each token."""
     return indexed(clusters, cluster_palette())
 
 
-def heat_image(heat: NDArray[np.float32]) -> Image.Image:
-    """Heat ``(h, w)``, the hottest place brightest, one pixel for each token."""
-    top = float(heat.max(initial=0))
-    return indexed((heat / (top or 1) * 255).round().astype(np.uint8), heat_palette())
-
-
 def clusters_large(view: PathView) -> Image.Image:
-    """Clusters as large as the path's image."""
+    """Draw clusters as large as the path's image."""
     return cluster_image(view.clusters).convert("RGB").resize(view.clean.size, Image.Resampling.NEAREST)
 
 
 def heat_large(view: PathView, index: int) -> Image.Image:
-    """One heat map as large as the path's image, smooth."""
+    """Draw one heat map as large as the path's image, smooth."""
     heat = view.heat[index]
     # resized before it is coloured: colours in between would be none of the palette's
     grey = Image.fromarray(heat / (float(heat.max(initial=0)) or 1)).resize(view.clean.size, Image.Resampling.BICUBIC)
@@ -72,64 +65,19 @@ def heat_large(view: PathView, index: int) -> Image.Image:
 
 
 def masks_large(view: PathView, masks: NDArray[np.bool_]) -> Image.Image:
-    """All concepts' masks ``(concepts, h, w)`` on the path's image, each in its colour."""
+    """Tint all concepts' masks ``(concepts, h, w)`` on the path's image, each in its colour."""
     return mask_overlay(view.clean, masks)
 
 
 def own_mask_large(view: PathView, masks: NDArray[np.bool_], number: int) -> Image.Image:
-    """The mask of concept ``number``, from 0, on the path's image, in its colour."""
+    """Tint the mask of concept ``number``, from 0, on the path's image, in its colour."""
     alone = np.zeros_like(masks)
     alone[number] = masks[number]
     return mask_overlay(view.clean, alone)
 
 
-def grid(
-    rows: Mapping[str, Sequence[Image.Image | None]],
-    cell: int,
-    columns: Sequence[str] = (),
-    title: str = "",
-    left: int = 0,
-) -> Image.Image:
-    """Images in rows on white, each scaled to fit a square cell.
-
-    Args:
-        rows: caption -> its images; None leaves a cell empty. Captions stand on the left, in ``left`` pixels and a
-            line for each of theirs, or above their row where that is 0.
-        cell: side of a cell.
-        columns: captions above the first row.
-        title: above all.
-    """
-    size = 13
-    line = size + 5
-    across = max(map(len, rows.values()))
-    top = GAP + line * (bool(title) + bool(columns))
-    high = cell + GAP + (0 if left else line)
-    width = left + across * (cell + GAP) + GAP
-    sheet = Image.new("RGB", (width, top + len(rows) * high), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    if title:
-        draw.text((GAP, GAP // 2), fitting(title, width - 2 * GAP, size), fill=INK, font=font(size))
-    for number, caption in enumerate(columns):
-        place = (left + GAP + number * (cell + GAP), GAP // 2 + line * bool(title))
-        draw.text(place, fitting(caption, cell, size), fill=SOFT, font=font(size))
-    for number, (caption, images) in enumerate(rows.items()):
-        y = top + number * high
-        if left:
-            lines = "\n".join(fitting(text, left - GAP, size) for text in caption.split("\n"))
-            draw.multiline_text((GAP, y + 2), lines, fill=INK, font=font(size), spacing=5)
-        else:
-            draw.text((GAP, y), fitting(caption, width - 2 * GAP, size), fill=INK, font=font(size))
-            y += line
-        for column, image in enumerate(images):
-            if image is not None:
-                scale = cell / max(image.size)
-                fitted = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-                sheet.paste(fitted, (left + GAP + column * (cell + GAP), y))
-    return sheet
-
-
 def chart(series: Mapping[str, Sequence[float | None]], colours: Sequence[str], title: str) -> Image.Image:
-    """Lines over the steps, from 0 to the largest value.
+    """Draw lines over the steps, from 0 to the largest value.
 
     Args:
         series: name -> a value for each step; None where there is none.
@@ -170,5 +118,5 @@ def chart(series: Mapping[str, Sequence[float | None]], colours: Sequence[str], 
 
 
 def line_colours(concepts: int) -> list[str]:
-    """Of the base path and every concept's."""
+    """Return the colours of the base path and of every concept's."""
     return [INK, *(f"#{MASK_COLOURS[i % len(MASK_COLOURS)]}" for i in range(concepts))]

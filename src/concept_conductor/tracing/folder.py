@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from concept_conductor.errors import ConductorError
+from concept_conductor.io.folders import atomic_folder
 
 #: The file that tells a trace's folder, and what it begins with.
 RECORD, BEGINNING = "trace.json", b'{"concept_conductor_trace": '
 
 
 def folders_of(folder: Path, seeds: Sequence[int]) -> list[Path]:
-    """Where the trace of each seed goes: ``folder`` itself for one, a folder in it for each of several."""
+    """Return where the trace of each seed goes: ``folder`` itself for one, a folder in it for each of several."""
     return [folder] if len(seeds) == 1 else [folder / f"seed-{seed:04d}" for seed in seeds]
 
 
@@ -26,7 +26,7 @@ def check_folder(folder: Path) -> None:
         ConductorError: something else is there, or nothing can be written there.
     """
     folder = folder.absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
     if not there.is_dir():
         raise ConductorError(f"'{there}' is a file; expected a folder for the trace, choose another")
     if not os.access(folder.parent if there == folder else there, os.W_OK | os.X_OK):
@@ -57,7 +57,7 @@ def check_own(folder: Path, results: Path) -> None:
 
 
 def is_trace(folder: Path) -> bool:
-    """Whether an earlier trace lies there."""
+    """Return whether an earlier trace lies there."""
     record = folder / RECORD
     if not record.is_file():
         return False
@@ -65,29 +65,10 @@ def is_trace(folder: Path) -> bool:
         return file.read(len(BEGINNING)) == BEGINNING
 
 
-@contextmanager
-def trace_folder(folder: Path) -> Iterator[Path]:
-    """Where to write a trace's files: they come to lie in ``folder`` when the block ends well, and else are removed.
+def trace_folder(folder: Path) -> AbstractContextManager[Path]:
+    """Make a folder to write a trace's files to, which becomes ``folder`` when the block ends well.
 
     Raises:
         ConductorError: ``folder`` is taken by something else, or cannot be written.
     """
-    check_folder(folder)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise ConductorError(
-            f"the trace cannot be written to '{folder}' ({error.strerror}); choose another folder"
-        ) from error
-    try:
-        yield unfinished
-        check_folder(folder)  # it may have come while the run went on
-        earlier = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
-            folder.rename(earlier)
-        unfinished.rename(folder)
-        shutil.rmtree(earlier, ignore_errors=True)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    return atomic_folder(folder, check_folder)

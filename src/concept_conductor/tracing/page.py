@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from concept_conductor.io.html import embedded_json, mask_uri, png_uri, webp_uri
+from concept_conductor.io.html import embedded_json, mask_uri, png_uri, render, webp_uri
 from concept_conductor.settings import SamplingSettings
 from concept_conductor.tracing import drawing
 from concept_conductor.tracing.traced_paths import TracedPath
@@ -41,12 +39,11 @@ class Page:
         run = {
             "steps": settings.steps,
             "reference": None if reference is None else path_data(reference),
-            "paths": [path_data(subject) for subject in paths],
+            "paths": [path_data(path) for path in paths],
             "lines": drawing.line_colours(len(paths) - 1),
             "heat": ["#" + bytes(colour.tolist()).hex() for colour in drawing.heat_palette()],
         }
-        prompt = paths[0].prompt
-        self._write(Template(head).substitute(title=escape(prompt), prompt=escape(prompt), run=embedded_json(run)), "w")
+        self._write(render(head, prompt=paths[0].prompt, run=embedded_json(run)), "w")
 
     def add(self, view: StepView) -> None:
         """Write what a step showed."""
@@ -66,28 +63,28 @@ class Page:
         Args:
             records: of all steps, with their timesteps and layout losses.
         """
-        self._write(Template(self.rest).substitute(records=embedded_json(list(records))), "a")
+        self._write(render(self.rest, records=embedded_json(records)), "a")
 
     def _write(self, text: str, mode: str) -> None:
         with open(self.file, mode, encoding="utf-8") as file:
             file.write(text)
 
 
-def path_data(subject: TracedPath) -> dict[str, Any]:
-    """What the page says of a path."""
-    foreground = [word.foreground for word in subject.words] + [True]
+def path_data(path: TracedPath) -> dict[str, Any]:
+    """Return what the page says of a path."""
+    foreground = [word.foreground for word in path.words] + [True]
     return {
-        "name": subject.name,
-        "prompt": subject.prompt,
-        "colour": subject.colour,
-        "captions": subject.captions,
-        "foreground": foreground[: len(subject.captions)],
-        "mean": bool(subject.foreground),
+        "name": path.name,
+        "prompt": path.prompt,
+        "colour": path.colour,
+        "captions": path.captions,
+        "foreground": foreground[: len(path.captions)],
+        "mean": bool(path.foreground),
     }
 
 
 def row_data(view: PathView) -> dict[str, Any]:
-    """What one path showed; heat maps side by side in one grey image, which the page colours."""
+    """Return what one path showed; heat maps side by side in one grey image, which the page colours."""
     tops = view.heat.max(axis=(1, 2), keepdims=True, initial=0)
     grey = (view.heat / np.where(tops > 0, tops, 1) * 255).round().astype(np.uint8)
     clean = view.clean.copy()

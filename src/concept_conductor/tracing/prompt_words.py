@@ -34,7 +34,7 @@ class Word:
 def words_of(
     tokenizer: CLIPTokenizer, prompt: str, placeholders: Sequence[str] = (), positions: Mapping[str, int] | None = None
 ) -> tuple[Word, ...]:
-    """The words of ``prompt`` in order, tokenized as :func:`.prompts.tokenize` does it.
+    """List the words of ``prompt`` in order, tokenized as :func:`.conditioning.tokenize` does it.
 
     Words that the text encoder does not get to read are left out, and so is punctuation.
 
@@ -67,13 +67,13 @@ def words_of(
 
 
 def marked(words: Sequence[Word], texts: Collection[str]) -> tuple[Word, ...]:
-    """The words, those among ``texts`` (whatever their case) marked as foreground."""
+    """Mark the words among ``texts`` (whatever their case) as foreground."""
     lowered = {text.lower() for text in texts}
     return tuple(replace(word, foreground=word.foreground or word.text.lower() in lowered) for word in words)
 
 
 def differing(base: Sequence[Word], variant: Sequence[Word]) -> tuple[tuple[Word, ...], tuple[Word, ...]]:
-    """Both prompts' words, marked as foreground where the variant says something else than the base prompt.
+    """Mark both prompts' words as foreground where the variant says something else than the base prompt.
 
     "A dog on the beach" and "A <a> <b> on the beach" differ in "dog" and "<a> <b>". Where more words were replaced
     than came, the last are meant, as in "a dog" -> "<a>". A variant with placeholders has its foreground already.

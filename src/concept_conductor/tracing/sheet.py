@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from PIL import Image
 
+from concept_conductor.io.drawing import image_table
 from concept_conductor.tracing import drawing
 from concept_conductor.tracing.views import StepView
 
@@ -15,7 +16,7 @@ LEFT = 210
 
 
 def evenly(steps: Collection[int], count: int) -> frozenset[int]:
-    """At most ``count`` of the steps, the first and last among them."""
+    """Choose at most ``count`` of the steps, the first and last among them."""
     ordered = sorted(steps)
     count = min(count, len(ordered))
     return frozenset(ordered[round(i * (len(ordered) - 1) / max(1, count - 1))] for i in range(count))
@@ -40,24 +41,24 @@ class Sheet:
         self.columns.append(f"step {view.index}")
         cells = {}
         for row in view.rows:
-            name = row.subject.name
+            name = row.path.name
             cells[name] = row.clean
             cells[f"{name}\nclusters"] = drawing.clusters_large(row)
-            if row.subject.foreground:
-                cells[f"{name}\n{row.subject.foreground}"] = drawing.heat_large(row, -1)
+            if row.path.foreground:
+                cells[f"{name}\n{row.path.foreground}"] = drawing.heat_large(row, -1)
         if len(view.masks):
             cells["base path\nmasks"] = drawing.masks_large(view.paths[0], view.masks)
         self.cells.append({caption: fitted(image) for caption, image in cells.items()})
 
     def image(self) -> Image.Image:
-        """The sheet."""
+        """Draw the sheet."""
         captions = dict.fromkeys(caption for cells in self.cells for caption in cells)
-        rows = {caption: [cells.get(caption) for cells in self.cells] for caption in captions}
-        return drawing.grid(rows, CELL, self.columns, left=LEFT)
+        rows = [(caption, [cells.get(caption) for cells in self.cells]) for caption in captions]
+        return image_table(rows, CELL, self.columns, left=LEFT)
 
 
 def fitted(image: Image.Image) -> Image.Image:
-    """A copy that fits a cell."""
+    """Copy an image to fit a cell."""
     copy = image.copy()
     copy.thumbnail((CELL, CELL))
     return copy

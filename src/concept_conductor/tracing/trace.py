@@ -41,9 +41,9 @@ class Trace:
             object.__setattr__(self, "foreground", (self.foreground,))
 
     def observed(self, settings: SamplingSettings) -> frozenset[int]:
-        """The steps of a run that are looked at; all fields of ``settings`` must be filled."""
+        """Return the steps of a run that are looked at; all fields of ``settings`` must be filled."""
         return settings.refined_steps | {*range(0, settings.steps, self.every), settings.steps - 1}
 
     def cluster_count(self, concepts: int) -> int:
-        """K."""
+        """Return K for so many concepts."""
         return self.clusters or min(max(CLUSTERS, 2 * concepts + 1), MAX_CLUSTERS)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from concept_conductor.backbones.base import Backbone
 from concept_conductor.concepts.prompt import ConceptPrompt
 from concept_conductor.io.drawing import MASK_COLOURS
+from concept_conductor.io.files import safe_name
+from concept_conductor.io.printable import one_line
 from concept_conductor.layouts.layout import Layout
 from concept_conductor.tracing.prompt_words import Word, differing, marked, words_of
 from concept_conductor.tracing.trace import Trace
@@ -43,7 +45,7 @@ class TracedPath:
         return ", ".join(dict.fromkeys(word.text for word in self.words if word.foreground))
 
     def heat(self, attention: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How much every place attends to each word, and to the foreground's words on average.
+        """Return how much every place attends to each word, and to the foreground's words on average.
 
         Args:
             attention: ``(tokens, text tokens)``, probabilities.
@@ -66,7 +68,7 @@ class TracedPath:
 def traced_paths_of(
     trace: Trace, backbone: Backbone, prompt: str, concepts: Sequence[ConceptPrompt], layout: Layout | None
 ) -> tuple[TracedPath | None, tuple[TracedPath, ...]]:
-    """The layout reference, if there is a layout, and all paths, the base path first.
+    """Return the layout reference, if there is a layout, and all paths, the base path first.
 
     Words and tokens are those of the first text encoder, which SDXL's second shares its tokenizer's vocabulary with.
     """
@@ -77,10 +79,15 @@ def traced_paths_of(
         concept, variant = entry.concept, entry.variant(prompt)
         words = words_of(tokenizer, variant, concept.placeholders, concept.positions)
         base, words = differing(base, words)
-        slug = "".join(c if c.isalnum() or c in "-_" else "-" for c in concept.name)[:60]
         colour = f"#{MASK_COLOURS[(number - 1) % len(MASK_COLOURS)]}"
         paths.append(
-            TracedPath(f"concept {number}, {concept.name}", f"concept-{number}-{slug}", variant, words, colour)
+            TracedPath(
+                f"concept {number}, {one_line(concept.name)}",
+                f"concept-{number}-{safe_name(concept.name)}",
+                variant,
+                words,
+                colour,
+            )
         )
     if trace.foreground:
         base = marked(words_of(tokenizer, prompt), trace.foreground)

@@ -14,6 +14,7 @@ from torch import Tensor
 from concept_conductor.backbones.base import Backbone
 from concept_conductor.denoiser.masks import token_grid
 from concept_conductor.io.drawing import thumbnail
+from concept_conductor.io.tensors import to_images
 from concept_conductor.method.kmeans import kmeans
 from concept_conductor.method.refinement import RefinedMasks
 from concept_conductor.method.sampling import Step
@@ -29,13 +30,13 @@ class PathView:
     """What one path, or the reference, showed at one step.
 
     Attributes:
-        subject: which.
+        path: which.
         clean: the clean image it predicts.
         clusters: of the mask layer's self-attention, ``(h, w)``; a place keeps its number from step to step.
         heat: maps of :meth:`.TracedPath.heat`, ``(maps, h, w)``.
     """
 
-    subject: TracedPath
+    path: TracedPath
     clean: Image.Image
     clusters: NDArray[np.uint8]
     heat: NDArray[np.float32]
@@ -99,7 +100,7 @@ class Viewer:
     _before: dict[TracedPath, NDArray[np.uint8]] = field(default_factory=dict)
 
     def view(self, step: Step) -> StepView:
-        """What ``step``, which was looked into, showed."""
+        """Return what ``step``, which was looked into, showed."""
         assert step.snapshot is not None
         reference = None
         if step.snapshot.reference is not None and self.reference is not None:
@@ -109,35 +110,34 @@ class Viewer:
         refined = mask_view(step.masks) if step.refined else None
         return StepView(step.index, step.timestep, reference, paths, masks, refined)
 
-    def _path_views(self, step: Step, seen: Snapshot, subjects: Sequence[TracedPath]) -> tuple[PathView, ...]:
+    def _path_views(self, step: Step, seen: Snapshot, paths: Sequence[TracedPath]) -> tuple[PathView, ...]:
         size = step.latents.shape[-2:]
         # a run that goes astray gives no numbers any more; it is not the look inside that should stop it
         labels = self._labels(seen.self_attention[:, 0].nan_to_num())
         attention = seen.cross_attention[:, 0].nan_to_num().cpu().numpy()
         views = []
-        for subject, clean, own, text in zip(subjects, seen.clean[:, :1], labels, attention):
+        for path, clean, own, text in zip(paths, seen.clean[:, :1], labels, attention):
             clusters = own.reshape(token_grid(len(own), size))
             # a path's own clusters of the step before; in the first step another path's, so that all agree
-            before = self._before.get(subject, next(iter(self._before.values()), clusters))
-            self._before[subject] = clusters = renumbered(clusters, before, self.clusters)
-            heat = subject.heat(text).reshape(-1, *token_grid(len(text), size))
-            views.append(PathView(subject, thumbnail(self._decoded(clean), SIDE), clusters, heat))
+            before = self._before.get(path, next(iter(self._before.values()), clusters))
+            self._before[path] = clusters = renumbered(clusters, before, self.clusters)
+            heat = path.heat(text).reshape(-1, *token_grid(len(text), size))
+            views.append(PathView(path, thumbnail(self._decoded(clean), SIDE), clusters, heat))
         return tuple(views)
 
     def _labels(self, attention: Tensor) -> NDArray[np.uint8]:
-        """Clusters of every path's attention ``(paths, tokens, tokens)``, ``(paths, tokens)``."""
+        """Cluster every path's attention ``(paths, tokens, tokens)``; return ``(paths, tokens)``."""
         count = min(self.clusters, attention.shape[1])
         seeds = torch.zeros(len(attention), dtype=torch.long)  # the same starts in all steps, so that they look alike
         return kmeans(attention, [count], seeds=seeds)[:, 0].cpu().numpy().astype(np.uint8)
 
     def _decoded(self, latents: Tensor) -> Image.Image:
         pixels = self.backbone.decode_latents(latents)[0].nan_to_num()  # half precision may overflow in early steps
-        array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-        return Image.fromarray(array)
+        return to_images(pixels[None])[0]
 
 
 def renumbered(labels: NDArray[np.uint8], before: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """The clusters ``labels`` under the numbers of those in ``before`` that they share most places with."""
+    """Number the clusters ``labels`` as those in ``before`` that they share most places with."""
     shared = np.zeros((count, count), dtype=np.int64)
     np.add.at(shared, (labels.ravel(), before.ravel()), 1)
     numbers = np.zeros(count, dtype=np.uint8)
@@ -150,7 +150,7 @@ def renumbered(labels: NDArray[np.uint8], before: NDArray[np.uint8], count: int)
 
 
 def mask_view(refined: RefinedMasks) -> MaskView:
-    """The first image's masks after a refinement."""
+    """Return the first image's masks after a refinement."""
     assert refined.own is not None and refined.base is not None
     fused: NDArray[np.bool_] = refined.fused.grid[0].cpu().numpy()
     own, base = (

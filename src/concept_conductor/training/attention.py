@@ -18,20 +18,20 @@ from concept_conductor.denoiser.paths import Paths
 
 
 @dataclass
-class Watch:
+class AttentionMaps:
     """Cross-attention of one forward to the placeholders.
 
     Attributes:
         positions: of the placeholders in each sample's text, ``(B, placeholders)``.
         latent_size: height and width of the latents, which tells the maps' shapes.
-        maps: for each resolution ``(h, w)``, one tensor ``(B, placeholders, h, w)`` per layer, mean over heads.
+        by_resolution: for each ``(h, w)`` one tensor ``(B, placeholders, h, w)`` per layer, mean over heads.
     """
 
     positions: Tensor
     latent_size: tuple[int, int]
-    maps: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
+    by_resolution: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
 
-    def see(self, attn: Attention, hidden_states: Tensor, text: Tensor) -> None:
+    def record(self, attn: Attention, hidden_states: Tensor, text: Tensor) -> None:
         """Record the maps of one layer, from its own queries and keys.
 
         Args:
@@ -47,13 +47,13 @@ class Watch:
         where = self.positions[:, None, None].expand(-1, *scores.shape[1:3], -1)
         probabilities = torch.softmax(scores, -1).gather(-1, where).mean(1)  # (B, h * w, placeholders)
         grid = token_grid(hidden_states.shape[1], self.latent_size)
-        self.maps.setdefault(grid, []).append(probabilities.transpose(1, 2).unflatten(-1, grid))
+        self.by_resolution.setdefault(grid, []).append(probabilities.transpose(1, 2).unflatten(-1, grid))
 
 
 class TrainingPaths(Paths):
-    """One path with a text of its own for each sample; ``watch`` is set where attention is regularised."""
+    """One path with a text of its own for each sample; ``maps`` is set where attention is regularised."""
 
-    watch: Watch | None = None
+    maps: AttentionMaps | None = None
 
 
 class TrainingProcessor:
@@ -72,8 +72,8 @@ class TrainingProcessor:
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         text = self.paths.forward.rows_of_text(self.text)
-        if self.paths.watch is not None:
-            self.paths.watch.see(attn, hidden_states, text)
+        if self.paths.maps is not None:
+            self.paths.maps.record(attn, hidden_states, text)
         output: Tensor = self.inner(attn, hidden_states, text, attention_mask)
         return output
 

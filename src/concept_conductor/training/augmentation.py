@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from concept_conductor.io.tensors import to_pixels
 from concept_conductor.training.config import Augmentation
 from concept_conductor.training.dataset import Example
 
@@ -74,7 +75,7 @@ def place(size: tuple[int, int], resolution: int, crop: float, random: Random) -
 
 
 def place_subject(example: Example, resolution: int, settings: Augmentation, random: Random) -> Placing:
-    """A placing that keeps at least some of the subject in the image."""
+    """Draw a placing that keeps at least some of the subject in the image."""
     if not settings.padding:
         subject = None if example.mask is None else example.mask.getbbox()
         return fill(example.image.size, resolution, subject or (0, 0, *example.image.size), random)
@@ -85,7 +86,7 @@ def place_subject(example: Example, resolution: int, settings: Augmentation, ran
 
 
 def canvas(example: Example, placing: Placing, resolution: int) -> tuple[Tensor, Tensor]:
-    """The training image.
+    """Draw the training image.
 
     Returns:
         pixels ``(3, H, W)`` in -1..1 and the mask ``(1, H, W)`` of 0 and 1: the subject, or without a mask all that
@@ -96,8 +97,7 @@ def canvas(example: Example, placing: Placing, resolution: int) -> tuple[Tensor,
     mask = Image.new("L", (resolution, resolution))
     outline = example.mask or Image.new("L", example.image.size, 255)
     mask.paste(_part(outline, placing, Image.Resampling.NEAREST), placing.offset)
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
-    return pixels, torch.from_numpy(np.array(mask) > 127)[None].float()
+    return to_pixels(image), torch.from_numpy(np.array(mask) > 127)[None].float()
 
 
 def _part(image: Image.Image, placing: Placing, resample: Image.Resampling) -> Image.Image:

@@ -45,7 +45,7 @@ class Batches:
         self._latents: dict[tuple[int, Placing], Tensor] = {}
 
     def draw(self, step: int, random: Random) -> Batch:
-        """The samples of a step, counted from 0; every image comes once before any comes again."""
+        """Draw the samples of a step, counted from 0; every image comes once before any comes again."""
         config, plan, count = self.config, self.plan, len(self.examples)
         templates = config.augmentation.templates
         templates = TEMPLATES[templates] if isinstance(templates, str) else templates
@@ -63,7 +63,7 @@ class Batches:
         return Batch(torch.cat(latents), torch.stack(masks).to(self.backbone.device), prompts)
 
     def _encoded(self, index: int, placing: Placing, pixels: Tensor) -> Tensor:
-        """Latents ``(1, 4, h, w)`` of one image.
+        """Encode one image; return latents ``(1, 4, h, w)``.
 
         Encoded one by one, since an image's latents differ by rounding from batch to batch, and those of square
         images, which can be placed in few ways, are kept.

@@ -64,12 +64,12 @@ TEMPLATES = {"objects": _OBJECTS, "people": _PEOPLE}
 
 
 def with_placeholders(text: str, placeholders: Sequence[str]) -> str:
-    """``text`` with the placeholders where ``<TOK>`` stands."""
+    """Return ``text`` with the placeholders where ``<TOK>`` stands."""
     return text.replace(TOKEN, " ".join(placeholders))
 
 
 def varied(caption: str | None, templates: Sequence[str], shuffle: bool, random: Random) -> str:
-    """The text of one training sample, still with ``<TOK>``.
+    """Draw the text of one training sample, still with ``<TOK>``.
 
     The first phrase stays first, the other comma-separated phrases are shuffled, and a random template goes
     around; an image without a caption is the bare subject in a template.

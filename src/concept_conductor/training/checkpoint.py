@@ -21,7 +21,7 @@ def write(path: Path, state: Mapping[str, Any], identity: Mapping[str, str]) -> 
 
 
 def read(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
-    """The state in ``path``.
+    """Read the state in ``path``.
 
     Raises:
         ConductorError: it is damaged, or of a training with other settings, images or model; the sentence says which.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -143,6 +144,7 @@ class TrainingConfig(TrainingSettings):
         gradient_checkpointing: compute activations again instead of keeping them: far less memory, a third slower;
             None for the base model's (on for SDXL).
         device: None for CUDA where there is one.
+        prediction_type: what the base model predicts, where its own files are wrong or silent about it.
         seed: decides everything.
         author, licence: written into the file.
     """
@@ -173,6 +175,7 @@ class TrainingConfig(TrainingSettings):
     precision: Precision | None = None
     gradient_checkpointing: bool | None = None
     device: str | None = None
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     author: str | None = None
     licence: str | None = None
@@ -180,13 +183,13 @@ class TrainingConfig(TrainingSettings):
     @field_validator("placeholders", "initialiser", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        """``<a>+<b>`` and ``chow+dog`` are lists too."""
+        """Take ``<a>+<b>`` and ``chow+dog`` for lists too."""
         return value.split("+") if isinstance(value, str) else value
 
     @field_validator("rank", mode="before")
     @classmethod
     def _everywhere(cls, value: Any) -> Any:
-        """One number is everyone's rank."""
+        """Take one number for everyone's rank."""
         return {"text_encoder": value, "unet": value} if isinstance(value, int) else value
 
     @field_validator("placeholders")
@@ -206,7 +209,7 @@ class TrainingConfig(TrainingSettings):
     @field_validator("format")
     @classmethod
     def _holds_layerwise_tokens(cls, value: ConceptFormat) -> ConceptFormat:
-        """Refused now and not after hours of training."""
+        """Refuse a format now and not after hours of training."""
         if value not in (ConceptFormat.ours, ConceptFormat.mixofshow):
             raise ValueError(
                 f"trained concepts have tokens for each layer, which '{value.value}' cannot hold; use ours or mixofshow"
@@ -256,11 +259,12 @@ class TrainingConfig(TrainingSettings):
 
 
 def _from_folder(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The recipe's fields with relative paths counted from its folder."""
+    """Return the recipe's fields with relative paths counted from its folder."""
     paths: dict[str, Any] = {key: folder / value for key in PATHS if isinstance(value := data.get(key), str)}
     model = data.get("model")
     if isinstance(model, str) and (
-        (model.endswith(CHECKPOINTS) and (folder / model).is_file()) or (folder / model / "model_index.json").is_file()
+        (model.endswith(CHECKPOINTS) and os.path.isfile(folder / model))
+        or os.path.isfile(folder / model / "model_index.json")
     ):
         paths["model"] = str(folder / model)
     return {**data, **paths}

@@ -7,6 +7,7 @@ masks are told apart.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -40,7 +41,7 @@ class Example:
     caption: str | None = None
 
     def fingerprint(self) -> str:
-        """A hash of all that training sees of it."""
+        """Return a hash of all that training sees of it."""
         digest = sha256(repr((self.name, self.caption, self.image.size)).encode())
         for image in (self.image, self.mask):
             digest.update(b"none" if image is None else image.tobytes())
@@ -48,15 +49,15 @@ class Example:
 
 
 def read_folder(images: Path, masks: Path | None = None) -> list[Example]:
-    """All examples of a folder, in the order of their names.
+    """Read all examples of a folder, in the order of their names.
 
     Raises:
         ConductorError: no images or more than 30, a file that is no image, a mask or caption that belongs to no
             image or does not fit it.
     """
-    if not images.is_dir():
+    if not os.path.isdir(images):
         raise ConductorError(f"there is no folder of training images {images}; 'images' must name one")
-    if masks is not None and not masks.is_dir():
+    if masks is not None and not os.path.isdir(masks):
         raise ConductorError(f"there is no folder of masks {masks}; leave 'masks' out or name one")
     if masks is None and (images / MASKS_FOLDER).is_dir():
         masks = images / MASKS_FOLDER
@@ -108,7 +109,7 @@ def _caption(path: Path) -> str:
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Files of some suffixes by stem; hidden ones are no one's."""
+    """Find files of some suffixes by stem; hidden ones are no one's."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():

@@ -13,7 +13,7 @@ from concept_conductor.errors import ConductorError
 
 
 def target(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the model should predict, ``(B, 4, h, w)``: the noise, or the velocity.
+    """Return what the model should predict, ``(B, 4, h, w)``: the noise, or the velocity.
 
     Raises:
         ConductorError: the checkpoint predicts something else.
@@ -28,7 +28,7 @@ def target(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, t: Tensor) 
 
 
 def masked_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the batch of Σ(error² · m) / Σm.
+    """Return the mean over the batch of Σ(error² · m) / Σm.
 
     The numerator sums the four channels and the denominator does not, as in the published trainer: that makes it
     four times an ordinary masked mean, and the learning rates were tuned to it.
@@ -44,7 +44,7 @@ def masked_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 def attention_loss(
     attention: Mapping[tuple[int, int], Sequence[Tensor]], mask: Tensor, full_identity: bool = False
 ) -> Tensor:
-    """The placeholders' cross-attention outside of the subject, summed over resolutions.
+    """Return the placeholders' cross-attention outside of the subject, summed over resolutions.
 
     At each resolution the maps are averaged over its layers, divided by their maximum over the batch, and then
     averaged over the background. Samples whose mask has no background are left out.

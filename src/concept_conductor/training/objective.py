@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from concept_conductor.backbones.conditioning import Conditioning, tokenize
 from concept_conductor.denoiser.checkpointing import checkpointed
 from concept_conductor.denoiser.paths import Forward
-from concept_conductor.training.attention import TrainingPaths, Watch, layerwise_texts
+from concept_conductor.training.attention import AttentionMaps, TrainingPaths, layerwise_texts
 from concept_conductor.training.batches import Batches
 from concept_conductor.training.config import Precision
 from concept_conductor.training.losses import attention_loss, masked_loss, target
@@ -47,7 +47,7 @@ class Objective:
             yield paths
 
     def losses(self, step: int, paths: TrainingPaths) -> tuple[Tensor, Tensor]:
-        """Masked denoising loss and attention loss of a step, counted from 0.
+        """Compute masked denoising loss and attention loss of a step, counted from 0.
 
         Each step draws from a stream of its own, so that a resumed training sees what an unbroken one does.
         """
@@ -67,7 +67,7 @@ class Objective:
             text, positions = self.texts(batch.prompts)
             size = (noisy.shape[-2], noisy.shape[-1])
             regularised = config.regularisation.weight > 0 and bool((batch.mask == 0).any())
-            paths.watch = Watch(positions, size) if regularised else None
+            paths.maps = AttentionMaps(positions, size) if regularised else None
             forward = Forward(slice(0, 1), text.texts, images=1)
             added = backbone.added_conditioning(text, forward.present, forward.images, size)
             with paths.running(forward):
@@ -76,12 +76,12 @@ class Objective:
                 )[0]
         small = F.interpolate(batch.mask, size, mode="area").clamp(min=config.background)
         loss = masked_loss(prediction, goal, small)
-        if paths.watch is None:
+        if paths.maps is None:
             return loss, loss.new_zeros(())
-        return loss, attention_loss(paths.watch.maps, batch.mask, config.regularisation.full_identity)
+        return loss, attention_loss(paths.maps.by_resolution, batch.mask, config.regularisation.full_identity)
 
     def texts(self, prompts: list[str]) -> tuple[Conditioning, Tensor]:
-        """The prompts with gradients to all that is trained.
+        """Encode the prompts with gradients to all that is trained.
 
         Returns:
             Conditioning of one path whose guidance halves are the samples, ``(1, B, layers, tokens, dim)``, and the

@@ -15,14 +15,12 @@ from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.text_encoders import TextEncoder
 from concept_conductor.concepts.concept import Concept
 from concept_conductor.concepts.data import LowRank
+from concept_conductor.concepts.layer_names import TEXT_LINEARS, UNET_LINEARS
 from concept_conductor.denoiser.layers import attention_layers
 from concept_conductor.denoiser.lora import PathwiseLinear, find_layer
 from concept_conductor.denoiser.paths import AllRows
 from concept_conductor.errors import ConductorError
 from concept_conductor.training.plan import Plan
-
-UNET_LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
-TEXT_LINEARS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class Pair(NamedTuple):
@@ -33,7 +31,7 @@ class Pair(NamedTuple):
 
     @classmethod
     def fresh(cls, layer: nn.Linear, rank: int, generator: torch.Generator) -> Pair:
-        """Kaiming-uniform down and zero up: the layer starts as it was."""
+        """Make Kaiming-uniform down and zero up: the layer starts as it was."""
         down = torch.empty(rank, layer.in_features)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
         up = torch.zeros(1, rank, layer.out_features)
@@ -41,7 +39,7 @@ class Pair(NamedTuple):
         return cls(nn.Parameter(down.T[None].contiguous().to(device)), nn.Parameter(up.to(device)))
 
     def low_rank(self) -> LowRank:
-        """A copy as concept files have it."""
+        """Return a copy as concept files have it."""
         return LowRank(*(half.detach()[0].T.contiguous().clone().cpu() for half in self))
 
 
@@ -75,7 +73,7 @@ class TrainableConcept:
         self.frozen = [False] * len(text_encoders)
 
     def groups(self, plan: Plan) -> list[dict[str, object]]:
-        """The optimiser's groups: each text encoder's vectors, each text encoder, the U-Net."""
+        """Return the optimiser's groups: each text encoder's vectors, each text encoder, the U-Net."""
         vectors = [list(table.values()) for table in self.tokens]
         layers = [[half for pair in pairs.values() for half in pair] for pairs in (*self.text_encoders, self.unet)]
         rates = (*plan.embedding_rates, *plan.text_rates, plan.unet_rate)
@@ -92,11 +90,11 @@ class TrainableConcept:
 
     @torch.no_grad()
     def norms(self) -> list[float]:
-        """For each text encoder, the mean L2 norm of the placeholders' vectors."""
+        """Return each text encoder's mean L2 norm of the placeholders' vectors."""
         return [float(torch.cat(list(table.values())).norm(dim=-1).mean()) for table in self.tokens]
 
     def freeze(self, norms: Sequence[float], thresholds: Sequence[float]) -> None:
-        """The norm rule: vectors whose mean norm has reached its threshold stay; each text encoder on its own."""
+        """Apply the norm rule: vectors whose mean norm has reached its threshold stay; each text encoder on its own."""
         for encoder, (norm, threshold) in enumerate(zip(norms, thresholds, strict=True)):
             if not self.frozen[encoder] and norm >= threshold:
                 self.frozen[encoder] = True
@@ -105,7 +103,7 @@ class TrainableConcept:
                     vectors.grad = None
 
     def state(self) -> dict[str, object]:
-        """All tensors, for a checkpoint."""
+        """Return all tensors, for a checkpoint."""
         return {
             "parameters": [parameter.detach().cpu() for parameter in self._parameters()],
             "frozen": list(self.frozen),
@@ -125,7 +123,7 @@ class TrainableConcept:
                 vectors.requires_grad_(not stays)
 
     def concept(self, name: str, metadata: Mapping[str, str]) -> Concept:
-        """A copy as a finished concept, on the CPU."""
+        """Return a copy as a finished concept, on the CPU."""
         return Concept(
             name=name,
             tokens=tuple({k: vectors.detach().clone().cpu() for k, vectors in table.items()} for table in self.tokens),
@@ -141,12 +139,12 @@ class TrainableConcept:
 
 
 def unet_layer_names(unet: nn.Module) -> list[str]:
-    """The linear layers of every attention layer of a U-Net."""
+    """List the linear layers of every attention layer of a U-Net."""
     return [f"{name}.{linear}" for name in attention_layers(unet) for linear in UNET_LINEARS]
 
 
 def text_layer_names(encoder: nn.Module) -> list[str]:
-    """The linear layers of every attention layer of a text encoder, named as concept files name them."""
+    """List the linear layers of every attention layer of a text encoder, named as concept files name them."""
     return [
         name.removeprefix("text_model.")
         for name, module in encoder.named_modules()
@@ -155,7 +153,7 @@ def text_layer_names(encoder: nn.Module) -> list[str]:
 
 
 def initial_vector(text_encoder: TextEncoder, initialiser: str, generator: torch.Generator) -> Tensor:
-    """The vector that a placeholder starts from in every layer, ``(dim,)``.
+    """Return the vector that a placeholder starts from in every layer, ``(dim,)``.
 
     Args:
         text_encoder: the text encoder and its tokenizer.

@@ -40,7 +40,7 @@ class Plan:
 
     @classmethod
     def of(cls, config: TrainingConfig, backbone: Backbone, images: int) -> Plan:
-        """The recipe on this model with so many images.
+        """Make the recipe's plan on this model with so many images.
 
         Raises:
             ConductorError: it does not fit the model.
@@ -70,7 +70,7 @@ class Plan:
         return plan
 
     def check(self, config: TrainingConfig, backbone: Backbone) -> None:
-        """Whether the model can do it.
+        """Look whether the model can do it.
 
         Raises:
             ConductorError: it cannot, for one reason.
@@ -92,12 +92,12 @@ class Plan:
 
 
 def given(settings: LearningRates | Ranks) -> dict[str, Any]:
-    """The fields that are set to something."""
+    """Return the fields that are set to something."""
     return settings.model_dump(exclude_none=True)
 
 
 def for_each(name: str, values: Sequence[Any], encoders: int) -> tuple[Any, ...]:
-    """``values`` for each text encoder, one value standing for all."""
+    """Return ``values`` for each text encoder, one value standing for all."""
     if len(values) not in (1, encoders):
         raise ConductorError(
             f"{name} has {len(values)} numbers, but this model has {encoders} text encoder"

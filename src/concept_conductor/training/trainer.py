@@ -14,6 +14,7 @@ from concept_conductor.backbones.base import Backbone
 from concept_conductor.concepts.concept import Concept
 from concept_conductor.concepts.formats.convert import with_dtype
 from concept_conductor.errors import ConductorError
+from concept_conductor.io.temporary import remove, temporary_name
 from concept_conductor.training.attention import TrainingPaths
 from concept_conductor.training.batches import Batches
 from concept_conductor.training.config import Precision, TrainingConfig
@@ -21,7 +22,7 @@ from concept_conductor.training.dataset import Example, read_folder
 from concept_conductor.training.objective import Objective
 from concept_conductor.training.parameters import TrainableConcept
 from concept_conductor.training.plan import Plan
-from concept_conductor.training.records import Records
+from concept_conductor.training.records import Records, check_outputs
 
 BETAS = (0.9, 0.999)
 SAMPLE_GRIDS = 4
@@ -95,6 +96,7 @@ class Trainer:
         Raises:
             ConductorError: the checkpoint is damaged or of another training, or the loss is no longer a number.
         """
+        check_outputs(self.config)
         if resume and self.records.checkpoint_file.exists():
             self._restore()
         else:
@@ -103,7 +105,7 @@ class Trainer:
             yield from self._segment(self._next_stop())
 
     def concept(self) -> Concept:
-        """The concept as it is now."""
+        """Return the concept as it is now."""
         return self.parameters.concept(self.config.concept_name, self.records.metadata)
 
     @property
@@ -111,12 +113,12 @@ class Trainer:
         return self.config.samples.every or max(1, -(-self.plan.steps // SAMPLE_GRIDS))
 
     def _next_stop(self) -> int:
-        """The step at which the training next stops to write something."""
+        """Return the step at which the training next stops to write something."""
         rhythms = (self.config.checkpoint_every, self.samples_every)
         return min(self.plan.steps, *((self.done // every + 1) * every for every in rhythms))
 
     def _segment(self, stop: int) -> Generator[TrainingStep, None, None]:
-        """Steps up to ``stop``, after which the layers are out of the model and files are written."""
+        """Take the steps up to ``stop``, after which the layers are out of the model and files are written."""
         with self.objective.prepared() as paths:
             while self.done < stop - 1:
                 yield self._step(paths)
@@ -130,7 +132,7 @@ class Trainer:
         yield replace(last, checkpoint=saved, samples=samples)
 
     def _step(self, paths: TrainingPaths) -> TrainingStep:
-        """One step of the optimiser."""
+        """Take one step of the optimiser."""
         remaining = 1 - self.done / self.plan.steps  # linear decay to zero
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * remaining
@@ -153,7 +155,7 @@ class Trainer:
         return TrainingStep(self.done, self.plan.steps, numbers[0], numbers[1], tuple(norms), frozen)
 
     def _state(self) -> dict[str, Any]:
-        """All that the next step's numbers depend on, but for what a checkpoint belongs to."""
+        """Return all that the next step's numbers depend on, but for what a checkpoint belongs to."""
         return {
             "done": self.done,
             "history": self.history,
@@ -187,23 +189,43 @@ def train(
     Raises:
         ConductorError: bad input; nothing is half-written.
     """
+    check_outputs(config)
     examples = read_folder(config.images, config.masks)
     trainer = Trainer(backbone or load_backbone(config), config, examples)
+    _rehearse(trainer)
     with closing(trainer.run(resume)) as steps:
         for step in steps:
             if progress is not None:
                 progress(step)
-    concept = trainer.concept()
-    config.format.save(with_dtype(concept, config.file_precision.dtype), config.output)
+    concept = _save(trainer, config.output)
     trainer.records.checkpoint_file.unlink(missing_ok=True)
     return concept
 
 
+def _rehearse(trainer: Trainer) -> None:
+    """Write the concept beside its file and remove it: what cannot be written is told before the first step."""
+    output = trainer.config.output
+    rehearsal = temporary_name(output)
+    try:
+        _save(trainer, rehearsal)
+    except ConductorError as error:
+        raise type(error)(str(error).replace(str(rehearsal), str(output))) from error
+    finally:
+        remove(rehearsal)
+
+
+def _save(trainer: Trainer, path: Path) -> Concept:
+    """Write the concept as it is now."""
+    concept = trainer.concept()
+    trainer.config.format.save(with_dtype(concept, trainer.config.file_precision.dtype), path)
+    return concept
+
+
 def load_backbone(config: TrainingConfig) -> Backbone:
-    """The recipe's base model in fp32, on its device."""
+    """Load the recipe's base model in fp32, on its device."""
     from concept_conductor.pipeline.pipeline import load_model
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline: Any = load_model(config.model, torch_dtype=torch.float32)
+    pipeline: Any = load_model(config.model, torch_dtype=torch.float32, prediction_type=config.prediction_type)
     backbone: Backbone = pipeline.to(device).backbone
     return backbone

@@ -12,7 +12,7 @@ import torch
 
 from concept_conductor import __version__
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.benchmark import methods
+from concept_conductor.evaluation import registry
 from concept_conductor.evaluation.benchmark.benchmark import Benchmark
 from concept_conductor.evaluation.benchmark.jobs import plan
 from concept_conductor.evaluation.benchmark.methods import METHODS, Method, find_methods, register_method
@@ -26,12 +26,14 @@ GREY = Method("grey", "a grey image", sampler=lambda rendering, seed: torch.full
 @pytest.fixture
 def plugged(monkeypatch: pytest.MonkeyPatch):
     """What the entry points of installed packages give; forgotten afterwards."""
-    monkeypatch.setattr(methods, "METHODS", dict(METHODS))
+    known: dict[str, Method] = dict(METHODS)
     found: dict[str, object] = {"grey": GREY}
-    entry = EntryPoint("grey", "somewhere:GREY", methods.GROUP)
+    entry = EntryPoint("grey", "somewhere:GREY", METHODS.group)
     monkeypatch.setattr(EntryPoint, "load", lambda self: found[self.name])
-    monkeypatch.setattr(methods, "entry_points", lambda group: [entry] if group == methods.GROUP else [])
-    return found
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == METHODS.group else [])
+    yield found
+    METHODS.clear()
+    METHODS.update(known)
 
 
 def test_a_plug_ins_method_makes_images_of_its_own(plugged, benchmark_file: Path, tmp_path: Path) -> None:

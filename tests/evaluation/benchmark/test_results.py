@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,15 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark.benchmark import Benchmark
 from concept_conductor.evaluation.benchmark.generate import ImageWorker
 from concept_conductor.evaluation.benchmark.jobs import Job, chosen_methods, plan
+from concept_conductor.evaluation.benchmark.mini_images import layout_of, references_of
 from concept_conductor.evaluation.benchmark.results import ResultsFolder, check_sizes, read_manifest
 from concept_conductor.evaluation.benchmark.runner import LocalRunner, run
+from concept_conductor.evaluation.benchmark.shipped import open_benchmark
 from concept_conductor.evaluation.evaluate import places_of
 from concept_conductor.io.images import load_image
+from concept_conductor.io.temporary import temporary_name
 from concept_conductor.recipes.provenance import Provenance
+from tests.compare import assert_same_image
 
 
 def jobs_of(benchmark: Benchmark, folder: ResultsFolder) -> list[Job]:
@@ -94,15 +99,116 @@ def test_a_run_goes_on_where_it_stopped_and_redoes_nothing(opened) -> None:
     assert check_sizes(folder, jobs) == (64, 64)
 
 
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:40])
+
+
+def without(*names: str):
+    def change(file: Path) -> None:
+        kept = {key: value for key, value in json.loads(file.read_text()).items() if key not in names}
+        file.write_text(json.dumps(kept))
+
+    return change
+
+
+def test_what_a_run_made_it_makes_again_where_it_is_damaged(opened) -> None:
+    _, folder, jobs = opened
+    (job,) = jobs[:1]
+    run(folder, [job], LocalRunner(), lambda job: None)
+    record = folder.path / "images" / f"{job.key}.json"
+    harms = {
+        folder.image(job.key): (cut, Path.unlink),
+        folder.masks_file(job.key): (cut, Path.unlink),
+        record: (cut, Path.unlink, without("seconds"), without("masks_sha256"), without("provenance")),
+    }
+    for file, changes in harms.items():
+        whole = file.read_bytes()
+        for change in changes:
+            change(file)
+            assert folder.missing([job]) == [job], (file, change)
+            with pytest.raises(ConductorError, match="is gone or damaged; run again to make it"):
+                folder.masks(job.key)
+            file.write_bytes(whole)
+    assert folder.missing([job]) == []
+    assert folder.masks(job.key).shape == (2, 8, 8)
+
+
+def test_damaged_drawings_are_drawn_again(tmp_path: Path) -> None:
+    benchmark = open_benchmark("mini-look-alikes").subset("ci")
+    (scene,) = benchmark.scenes()
+
+    def drawn() -> dict[Path, bytes]:
+        layout_of(benchmark, scene, tmp_path / "layouts")
+        references_of(benchmark, "dog-noto", tmp_path / "references")
+        return {file: file.read_bytes() for file in tmp_path.rglob("*.png")}
+
+    first = drawn()
+    assert len(first) == 3 + 4
+    for file in first:
+        cut(file)
+        assert drawn() == first
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without("references"), "manifest.json: 'references' is missing; expected it here"),
+        (without("methods"), "manifest.json: 'methods' is missing"),
+        (
+            lambda file: file.write_text(file.read_text().replace('"prompt"', '"prompd"')),
+            "'images[0].prompt' is missing",
+        ),
+        (lambda file: file.write_text(file.read_text().replace('"chow": [', '"shiba": [')), "no references of 'chow'"),
+        (lambda file: file.write_text('{"format": 9, "methods": {}, "references": {}, "images": []}'), "of format 9"),
+        (
+            lambda file: file.write_text(re.sub(r'"key": "\w+"', '"key": "../../x"', file.read_text())),
+            "'images[0].key'",
+        ),
+        (lambda file: file.write_text("[1"), "holds no results (manifest.json is missing or damaged); run conductor"),
+    ],
+)
+def test_a_manifest_that_lacks_something_is_one_sentence(tmp_path: Path, change, said: str) -> None:
+    image = {"key": "0" * 32, "method": "full", "combination": "a", "prompt": "1", "text": "A chow.", "seed": 0}
+    manifest = {
+        "format": 1,
+        "methods": {"full": "full method"},
+        "references": {"chow": ["references/chow.png"]},
+        "images": [{**image, "concepts": ["chow"]}],
+    }
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps(manifest))
+    assert read_manifest(tmp_path) == manifest
+    change(file)
+    with pytest.raises(ConductorError) as raised:
+        read_manifest(tmp_path)
+    assert said in str(raised.value) and len(str(raised.value).splitlines()) == 1
+
+
+def test_a_damaged_stamp_is_written_anew_where_everything_else_is_ours(opened) -> None:
+    benchmark, folder, _ = opened
+    (folder.path / "images").mkdir()
+    cut(folder.path / "benchmark.json")
+    ResultsFolder.open(folder.path, benchmark)
+    assert json.loads((folder.path / "benchmark.json").read_text())["benchmark"] == "tiny"
+    cut(folder.path / "benchmark.json")
+    temporary_name(folder.path / "benchmark.json").touch()  # of a killed run
+    ResultsFolder.open(folder.path, benchmark)
+    cut(folder.path / "benchmark.json")
+    (folder.path / "holiday.jpg").touch()
+    with pytest.raises(ConductorError, match="holds other files and no results"):
+        ResultsFolder.open(folder.path, benchmark)
+
+
 def test_images_do_not_depend_on_their_order(opened) -> None:
     _, _, jobs = opened
     forwards, backwards = ImageWorker(), ImageWorker()
     chosen = [jobs[0], jobs[2], jobs[5]]
     one = {job.key: forwards.generate(job).image for job in chosen}
     other = {job.key: backwards.generate(job).image for job in reversed(chosen)}
-    for key, image in one.items():
-        np.testing.assert_array_equal(image, other[key])
-    assert not np.array_equal(*list(one.values())[:2])
+    for key, image in one.items():  # anything left of the image before would change the seed's noise: every pixel
+        assert_same_image(image, other[key])
+    first, second = (image.astype(int) for image in list(one.values())[:2])
+    assert np.abs(first - second).mean() > 1
 
 
 def test_methods_change_the_recipe(opened) -> None:

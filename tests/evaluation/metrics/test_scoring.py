@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.metrics import registry
+from concept_conductor.evaluation import registry
 from concept_conductor.evaluation.metrics.clip_t import clip_t
 from concept_conductor.evaluation.metrics.instruments import Instruments
 from concept_conductor.evaluation.metrics.items import ConceptReference, Item
 from concept_conductor.evaluation.metrics.registry import METRICS, Metric, default_metrics, judged, register_metric
-from concept_conductor.evaluation.metrics.scoring import score_images
+from concept_conductor.evaluation.metrics.scoring import check_items, score_images
 from concept_conductor.grounding.judge import JudgeGrounder
 from concept_conductor.io.pretrained import Checkpoint
 from concept_conductor.mini.judge import Finding
@@ -161,12 +161,15 @@ def test_numbers_are_kept_until_what_they_depend_on_changes(item, mini, tmp_path
     assert len(found) == 5 and len(list(cache.glob("*/*.json"))) == 2
 
     assert score_images([made], metrics, mini, cache) == first[:1] and len(found) == 5
-    assert score_images([made], ["judge_i"], mini, None)[0]["judge_i"] == first[0]["judge_i"] and len(found) == 10
+    (anew,) = score_images([made], ["judge_i"], mini, None)
+    assert anew["judge_i"] == pytest.approx(first[0]["judge_i"], abs=1e-5) and len(found) == 10
 
     for file in cache.glob("*/*.json"):
         file.write_text("{")
     with caplog.at_level(logging.WARNING):
-        assert score_images([made], metrics, mini, cache) == first[:1]
+        (anew,) = score_images([made], metrics, mini, cache)
+    numbers = {name: value for name, value in first[0].items() if isinstance(value, float)}
+    assert {name: anew[name] for name in numbers} == pytest.approx(numbers, abs=1e-5) and anew.keys() == first[0].keys()
     assert len(found) == 15 and caplog.text.count("measured anew") == 2
 
     for other in (
@@ -200,9 +203,8 @@ def test_a_reference_without_its_class_is_taken_whole_and_said(item, mini, tmp_p
 
 
 def test_plug_ins_add_metrics(item, mini, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(registry, "METRICS", METRICS)
     width = Metric("width", "of the image", 1, (), lambda o: {"width": float(o.image.width)}, needs_concepts=False)
-    entry = EntryPoint("width", "somewhere:WIDTH", registry.GROUP)
+    entry = EntryPoint("width", "somewhere:WIDTH", METRICS.group)
     monkeypatch.setattr(EntryPoint, "load", lambda self: width)
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
     made = item(["dog/noto"], [])
@@ -235,10 +237,19 @@ def test_bad_input(item, mini, real, tmp_path) -> None:
     with pytest.raises(ConductorError, match="needs the embedded model's judge"):
         score_images([made], ["design"], real, None)
     stranger = ConceptReference("my_dog", "a dog", made.concepts[0].references)
-    with pytest.raises(ConductorError, match=r"no design of the concept 'my_dog'; expected CLASS-STYLE"):
+    with pytest.raises(ConductorError, match=r"'design' knows nothing of the concept 'my_dog'; name it CLASS-STYLE"):
         score_images([Item(made.image, "", (stranger,))], ["design"], mini, None)
     giraffe = ConceptReference("giraffe", "a giraffe", made.concepts[0].references)
     with pytest.raises(ConductorError, match="'a giraffe' name none of the classes"):
         score_images([Item(made.image, "", (giraffe,))], ["omission"], mini, None)
+    with pytest.raises(ConductorError, match="'a giraffe' name none of the classes"):
+        # before the image that could be measured
+        score_images([made, Item(made.image, "", (giraffe,))], ["leakage"], Instruments.for_model("mini", "cpu"), None)
+    away = Instruments.for_model("some/model", "cpu", checkpoints={"dino": Checkpoint(str(tmp_path))})
+    with pytest.raises(ConductorError, match=f"'{tmp_path}' holds no model to measure with"):
+        away.check("dino")
+    mini.check("grounder")  # which needs nothing
+    with pytest.raises(ConductorError, match="the placeholder <x> in the prompt '<x>' belongs to none of the concepts"):
+        check_items([Item(made.image, "<x>", made.concepts)], [METRICS["clip_t"]], real)
     with pytest.raises(ConductorError, match="no measuring model 'clap' to choose"):
         Instruments.for_model("mini", checkpoints={"clap": Checkpoint("x")})

@@ -9,6 +9,7 @@ from concept_conductor.evaluation.mini.report import assess, contact_sheet, load
 from concept_conductor.mini.arrangements import PAIRS, arrange, design_of
 from concept_conductor.mini.judge import Finding
 from concept_conductor.mini.presets import CPU
+from tests.compare import assert_same_image
 
 
 def finding(design: str, box: tuple[float, float, float, float]) -> Finding:
@@ -29,7 +30,7 @@ def test_a_layout_has_two_masks_and_an_exact_prompt(arrangement):
 
 def test_a_seed_gives_the_same_layout(arrangement):
     again = arrange(CPU.world(), ["dog", "cat"], "beach", seed=0)
-    assert again.image.tobytes() == arrangement.image.tobytes()
+    assert_same_image(again.image, arrangement.image)
 
 
 def test_right_designs_in_their_places(arrangement):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,7 +16,17 @@ from concept_conductor.evaluation.benchmark.results import ResultsFolder
 from concept_conductor.evaluation.benchmark.runner import LocalRunner, run
 from concept_conductor.evaluation.evaluate import Evaluation
 from concept_conductor.evaluation.report import plots
-from concept_conductor.evaluation.report.table import bootstrap, frame, latex, markdown, metric_columns, summary
+from concept_conductor.evaluation.report.table import (
+    bootstrap,
+    frame,
+    in_markdown,
+    latex,
+    markdown,
+    metric_columns,
+    summary,
+    write_summary,
+)
+from concept_conductor.io.printable import one_line
 
 pandas = pytest.importorskip("pandas")
 TITLES = {"full": "full method", "none": "nothing & all"}
@@ -63,7 +74,7 @@ def test_the_interval_is_the_normal_one_for_many_values() -> None:
         pytest.approx(values.mean() - error, abs=0.03),
         pytest.approx(values.mean() + error, abs=0.03),
     )
-    assert bootstrap(values) == (low, high)
+    assert bootstrap(values) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_one_prompt_has_no_interval() -> None:
@@ -82,6 +93,39 @@ def test_tables_as_text() -> None:
     assert "-0.200 [-0.200, -0.200]" in text
     assert r"nothing \& all" in tex
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
+
+
+def test_peoples_titles_are_text_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["$x_{$", "$5 and $9", "bell \x07", "a | b", "my [/b] method", r"\alpha ^~# 50%", "<b>&", "犬", "a\nb"]
+    titles = {str(number): name for number, name in enumerate(names)}
+    table = summary(frame({**row, "method": method} for row in rows() if row["method"] == "full" for method in titles))
+    monkeypatch.setattr(plots, "THEMES", {"light": plots.THEMES["light"]})
+    drawn = plots.draw(table, titles)
+    texts = [node.text for node in ElementTree.fromstring(drawn["means-light.svg"]).iter()]
+    assert set(map(one_line, names)) <= set(texts)
+    head, rule, *lines = (line for line in markdown(table, titles).splitlines() if line.startswith("|"))
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (head, rule, *lines)} == {len(head.split("|")) - 1}
+    assert [line.split(" | ")[0] for line in lines if "a \\|" not in line] == [
+        f"| {in_markdown(name)}" for name in names if "|" not in name
+    ]
+    assert "\x07" not in latex(table, titles)
+
+
+def test_titles_in_latex_and_markdown() -> None:
+    table = summary(frame(row for row in rows() if row["prompt"] == "3"))
+    titles = {"full": r"a_b & 5% #1 $x$ {y} ~ ^ \z", "none": "two\nlines"}
+    tex = latex(table, titles)
+    assert r"a\_b \& 5\% \#1 \$x\$ \{y\} \textasciitilde \space \textasciicircum \space \textbackslash z & 0.300" in tex
+    assert r"design $\uparrow$" in tex
+    assert r"| a_b & 5% #1 $x$ {y} ~ ^ \\z | 0.300 |" in markdown(table, titles)
+    assert r"| two\\nlines | 0.100 |" in markdown(table, titles)
+    assert in_markdown("*x* `y` _z_ a_b [t](u) <i>") == r"\*x\* \`y\` \_z\_ a_b [t\](u) \<i>"
+
+
+def test_a_spreadsheet_computes_nothing(tmp_path: Path) -> None:
+    table = summary(frame({**row, "method": row["method"].replace("none", "=1+1")} for row in rows()))
+    write_summary(table, {}, tmp_path)
+    assert "\n'=1+1,design," in (tmp_path / "summary.csv").read_text()
 
 
 def test_an_evaluation_from_images_to_the_page(benchmark_file: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,7 +107,7 @@ class Benchmark(Settings):
 
     @classmethod
     def from_document(cls, document: Document, folder: Path) -> Benchmark:
-        """A benchmark whose paths count from ``folder``."""
+        """Make a benchmark whose paths count from ``folder``."""
         benchmark = document.validated(cls)
         benchmark._document, benchmark._folder = document, folder
         if complaints := list(benchmark._misfits()):
@@ -126,12 +127,12 @@ class Benchmark(Settings):
         return self._document.source
 
     def complaint(self, place: FieldPath, message: str) -> str:
-        """``message`` with the file, line and field it is about."""
+        """Return ``message`` with the file, line and field it is about."""
         line = self._document.line(place)
         return f"{self.source}{f', line {line}' if line else ''}: '{named(place)}': {message}"
 
     def subset(self, name: str) -> Benchmark:
-        """A named part, itself a benchmark of the same name and version.
+        """Return a named part, itself a benchmark of the same name and version.
 
         Raises:
             ConductorError: there is no subset of that name.
@@ -149,7 +150,7 @@ class Benchmark(Settings):
         return self.model_copy(update=changes | {"settings": self.settings | part.settings})
 
     def scenes(self) -> Iterator[SceneSpec]:
-        """Every combination with every prompt of its."""
+        """Yield every combination with every prompt of its."""
         for index, one in enumerate(self.combinations):
             own: FieldPath = ("combinations", index)
             place: FieldPath = (*own, "prompts") if one.prompts is not None else ("prompts",)
@@ -182,7 +183,7 @@ class Benchmark(Settings):
         )
 
     def recipe(self, scene: SceneSpec, layout: LayoutEntry) -> Recipe:
-        """The recipe of a scene by the full method, without seeds; its messages name the benchmark's lines."""
+        """Return the recipe of a scene by the full method, without seeds; its messages name the benchmark's lines."""
         entries = [
             subject.model_dump(include={"file", "revision", "weight"}, exclude_none=True)
             | {"replaces": list(scene.replaces)}
@@ -217,7 +218,7 @@ class Benchmark(Settings):
         missing: dict[FieldPath, str] = {}
         for name, subject in self.concepts.items():
             for index, reference in enumerate(subject.references):
-                if not (self.folder / reference).is_file():
+                if not os.path.isfile(self.folder / reference):
                     missing["concepts", name, "references", index] = f"there is no file '{self.folder / reference}'"
         for scene in self.scenes():
             recipe = self.recipe(scene, scene.layout or scene.to_be_drawn)
@@ -234,7 +235,7 @@ class Benchmark(Settings):
             raise DocumentError("\n".join(complaints))
 
     def _place(self, scene: SceneSpec, place: FieldPath) -> FieldPath:
-        """Where a benchmark says what a scene's recipe has at ``place``."""
+        """Return where a benchmark says what a scene's recipe has at ``place``."""
         if place[0] == "concepts":
             index = place[1]
             assert isinstance(index, int)
@@ -245,7 +246,7 @@ class Benchmark(Settings):
         return self._document.line(place) or 0, named(place)
 
     def _misfits(self) -> Iterator[str]:
-        """What a single field does not show to be wrong."""
+        """Yield what a single field does not show to be wrong."""
         for name, subject in self.concepts.items():
             place: FieldPath = ("concepts", name)
             if not subject.class_words.strip():
@@ -271,16 +272,16 @@ class Benchmark(Settings):
 
 
 def _absent(recipe: Recipe, place: FieldPath) -> str | None:
-    """Why the file at a place of a recipe cannot be used; None where it is there."""
+    """Return why the file at a place of a recipe cannot be used; None where it is there."""
     try:
         path = locate_in(recipe, place, recipe.folder)
     except ConductorError as error:
         return str(error)
-    return None if path.exists() else f"there is no file '{path}'"
+    return None if os.path.exists(path) else f"there is no file '{path}'"
 
 
 def _filled(layout: LayoutEntry, words: Mapping[str, str]) -> LayoutEntry:
-    """A layout entry with the names of the scene in its texts."""
+    """Return a layout entry with the names of the scene in its texts."""
 
     def fill(value: Any) -> Any:
         if isinstance(value, str):

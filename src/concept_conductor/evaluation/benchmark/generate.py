@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from concept_conductor.evaluation.benchmark.jobs import Group, Job
 from concept_conductor.evaluation.benchmark.methods import Sampler
-from concept_conductor.io.tensors import to_uint8
+from concept_conductor.io.tensors import to_images
 from concept_conductor.pipeline.pipeline import ConceptConductorPipeline
 from concept_conductor.recipes.files import locate_model
 from concept_conductor.recipes.model import load_pipeline
@@ -60,23 +59,23 @@ class ImageWorker:
             ConductorError: something does not fit; the sentence names the benchmark's line.
         """
         runner = self._open(job.group)
-        watch = Watch.start(runner.pipe.backbone.device)
+        memory = PeakMemory.start(runner.pipe.backbone.device)
         if job.group.method.sampler is not None:
-            return self._by_another_way(job, runner, job.group.method.sampler, watch)
+            return self._by_another_way(job, runner, job.group.method.sampler, memory)
         image = runner.image(job.seed, progress)
         record = {
             "provenance": image.provenance.model_dump(mode="json"),
             "seconds": round(image.seconds, 3),
-            "peak_memory_bytes": watch.peak(),
-            "memory_of": "gpu" if watch.device.type == "cuda" else "process",
+            "peak_memory_bytes": memory.bytes(),
+            "memory_of": "gpu" if memory.device.type == "cuda" else "process",
             "blacked_out_by_safety_checker": image.flagged,
         }
         return JobResult(job.key, np.asarray(image.image.convert("RGB")), image.masks, record)
 
-    def _by_another_way(self, job: Job, runner: RecipeRunner, sampler: Sampler, watch: Watch) -> JobResult:
-        """An image that a method other than this project's makes; it has no masks."""
+    def _by_another_way(self, job: Job, runner: RecipeRunner, sampler: Sampler, memory: PeakMemory) -> JobResult:
+        """Make an image by a method other than this project's; it has no masks."""
         start = time.perf_counter()
-        made = Image.fromarray(to_uint8(sampler(runner, job.seed)[None])[0])
+        made = to_images(sampler(runner, job.seed)[None])[0]
         (checked,), flagged = runner.pipe.safety_checked([made])
         image = np.asarray(checked.convert("RGB"))
         used = runner.provenance.recipe.model_copy(update={"seeds": (job.seed,)})
@@ -84,8 +83,8 @@ class ImageWorker:
         record = {
             "provenance": provenance.model_dump(mode="json"),
             "seconds": round(time.perf_counter() - start, 3),
-            "peak_memory_bytes": watch.peak(),
-            "memory_of": "gpu" if watch.device.type == "cuda" else "process",
+            "peak_memory_bytes": memory.bytes(),
+            "memory_of": "gpu" if memory.device.type == "cuda" else "process",
             "blacked_out_by_safety_checker": bool(flagged and flagged[0]),
         }
         return JobResult(job.key, image, np.zeros((0, *image.shape[:2]), dtype=bool), record)
@@ -103,22 +102,22 @@ class ImageWorker:
 
 
 def changed(group: Group) -> Recipe:
-    """The group's recipe as its method has it."""
+    """Return the group's recipe as its method has it."""
     return group.recipe.model_copy(update=dict(group.method.changes))
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Measures the most memory that was in use.
+class PeakMemory:
+    """Measures the most memory that is in use.
 
     Attributes:
-        device: that works.
+        device: what computes.
     """
 
     device: torch.device
 
     @classmethod
-    def start(cls, device: torch.device) -> Watch:
+    def start(cls, device: torch.device) -> PeakMemory:
         """Forget what was used before, where the system can."""
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -127,8 +126,8 @@ class Watch:
                 Path("/proc/self/clear_refs").write_text("5")
         return cls(device)
 
-    def peak(self) -> int:
-        """Bytes: of the GPU's memory, else of this process."""
+    def bytes(self) -> int:
+        """Return the most bytes in use since: of the GPU's memory, else of this process."""
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device))
         with suppress(OSError):

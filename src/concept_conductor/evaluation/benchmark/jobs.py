@@ -85,7 +85,7 @@ class Job:
 
 
 def chosen_methods(benchmark: Benchmark, names: Sequence[str] | None = None) -> list[Method]:
-    """The methods of ``names``, else the benchmark's, else all.
+    """Return the methods of ``names``, else the benchmark's, else all.
 
     Raises:
         ConductorError: there is no such method.
@@ -94,7 +94,7 @@ def chosen_methods(benchmark: Benchmark, names: Sequence[str] | None = None) -> 
 
 
 def plan(benchmark: Benchmark, methods: Sequence[Method], folder: Path) -> list[Job]:
-    """Every job of a benchmark, scene by scene, so that what scenes share is loaded once.
+    """List every job of a benchmark, scene by scene, so that what scenes share is loaded once.
 
     Args:
         benchmark: whose files were checked.

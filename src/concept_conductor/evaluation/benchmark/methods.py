@@ -6,24 +6,21 @@ that names a `Method`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from concept_conductor.errors import ConductorError
+from concept_conductor.evaluation.registry import Registry
 from concept_conductor.settings import Alignment, Injection
 
 if TYPE_CHECKING:
     from concept_conductor.recipes.runner import RecipeRunner
 
-GROUP = "concept_conductor.methods"
-
 Sampler = Callable[["RecipeRunner", int], Tensor]
-"""Of an opened recipe and a seed, an image ``(3, H, W)`` in 0..1."""
+"""Makes of an opened recipe and a seed an image ``(3, H, W)`` in 0..1."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Method:
 
 
 def merged_models(runner: RecipeRunner, seed: int) -> Tensor:
-    """The recipe's image by one model that all concepts are merged into, from the same noise, without its layout."""
+    """Make the recipe's image by one model that all concepts are merged into: the same noise, no layout."""
     from concept_conductor.baselines.merged import sample_merged
 
     recipe, backbone = runner.recipe, runner.pipe.backbone
@@ -60,37 +57,8 @@ def merged_models(runner: RecipeRunner, seed: int) -> Tensor:
     )[0]  # fmt: skip
 
 
-METHODS: dict[str, Method] = {}
-
-
-def register_method(method: Method) -> None:
-    """Make a method known.
-
-    Raises:
-        ConductorError: another one has its name.
-    """
-    if METHODS.setdefault(method.name, method) != method:
-        raise ConductorError(f"a method '{method.name}' is known already; expected another name")
-
-
-def find_methods(names: Sequence[str]) -> list[Method]:
-    """The methods of these names; those of installed packages are looked for where a name is not known yet.
-
-    Raises:
-        ConductorError: a name is not known, or a package's entry point is no :class:`Method`.
-    """
-    if not set(names) <= set(METHODS):
-        for entry in entry_points(group=GROUP):
-            method = entry.load()
-            if not isinstance(method, Method):
-                raise ConductorError(
-                    f"the entry point '{entry.name}' of {GROUP} gives a {type(method).__name__}; expected a Method"
-                )
-            register_method(method)
-    if unknown := [name for name in names if name not in METHODS]:
-        raise ConductorError(f"there is no method '{unknown[0]}'; expected some of {', '.join(METHODS)}")
-    return [METHODS[name] for name in dict.fromkeys(names)]
-
+METHODS = Registry(Method, "method", "concept_conductor.methods")
+register_method, find_methods = METHODS.register, METHODS.find
 
 for _method in (
     Method("full", "full method"),

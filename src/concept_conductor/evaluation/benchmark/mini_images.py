@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark.benchmark import Benchmark, SceneSpec
-from concept_conductor.io.images import save_png
+from concept_conductor.io.drawing import mask_as_image
+from concept_conductor.io.images import load_image, save_png
+from concept_conductor.io.tensors import to_images
 from concept_conductor.mini.arrangements import arrange
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.world import World
@@ -24,7 +25,7 @@ REFERENCE_SEED = 7
 
 
 def layout_of(benchmark: Benchmark, scene: SceneSpec, folder: Path) -> LayoutEntry:
-    """The scene's layout as files; one that the sticker world draws is written to ``folder``, unless it lies there.
+    """Return the scene's layout as files; one that the sticker world draws is written to ``folder``.
 
     Raises:
         ConductorError: the sticker world cannot draw it.
@@ -49,10 +50,10 @@ def layout_of(benchmark: Benchmark, scene: SceneSpec, folder: Path) -> LayoutEnt
     stem = f"{'-'.join(classes)}-{drawn.backdrop}-{drawn.seed}"
     image = folder / f"{stem}.png"
     masks = [image.with_name(f"{stem}-{number}.png") for number in range(1, len(classes) + 1)]
-    if not all(file.is_file() for file in (image, *masks)):
+    if not all(map(is_whole, (image, *masks))):
         arrangement = arrange(world, classes, drawn.backdrop, drawn.seed)
         for mask, file in zip(arrangement.masks, masks):
-            save_png(Image.fromarray(np.asarray(mask, dtype=np.uint8) * 255), file)
+            save_png(mask_as_image(np.asarray(mask)), file)
         save_png(arrangement.image, image)
     return LayoutEntry(
         image=_seen_from(benchmark.folder, image),
@@ -62,7 +63,7 @@ def layout_of(benchmark: Benchmark, scene: SceneSpec, folder: Path) -> LayoutEnt
 
 
 def references_of(benchmark: Benchmark, name: str, folder: Path) -> tuple[Path, ...]:
-    """A concept's reference images; those that the sticker world draws are written to ``folder``.
+    """Return a concept's reference images; those that the sticker world draws are written to ``folder``.
 
     Raises:
         ConductorError: there is no such design.
@@ -76,17 +77,25 @@ def references_of(benchmark: Benchmark, name: str, folder: Path) -> tuple[Path, 
     except KeyError as error:
         raise ConductorError(benchmark.complaint(("concepts", name, "design"), str(error.args[0]))) from error
     files = [folder / f"{subject.design.replace('/', '-')}-{number}.png" for number in range(1, REFERENCES + 1)]
-    if not all(file.is_file() for file in files):
+    if not all(map(is_whole, files)):
         generator = torch.Generator().manual_seed(REFERENCE_SEED)
         scenes = world.draw(torch.full((REFERENCES, 1), cell), torch.arange(REFERENCES), generator)
-        for pixels, file in zip(scenes.images, files):
-            array = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-            save_png(Image.fromarray(array), file)
+        for image, file in zip(to_images(scenes.images / 2 + 0.5), files):
+            save_png(image, file)
     return tuple(files)
 
 
+def is_whole(file: Path) -> bool:
+    """Return whether a drawn image is there and undamaged; else it is drawn again, to the same file."""
+    try:
+        load_image(file)
+    except ConductorError:
+        return False
+    return True
+
+
 def _seen_from(folder: Path, file: Path) -> str:
-    """A file's name as a benchmark in ``folder`` would write it."""
+    """Return a file's name as a benchmark in ``folder`` would write it."""
     try:
         return Path(os.path.relpath(file, folder)).as_posix()
     except ValueError:  # another drive

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark.benchmark import Benchmark
 from concept_conductor.evaluation.benchmark.generate import JobResult
 from concept_conductor.evaluation.benchmark.jobs import Job
 from concept_conductor.evaluation.benchmark.mini_images import references_of
+from concept_conductor.evaluation.benchmark.records import JobRecord, Manifest
+from concept_conductor.io.documents import Document
+from concept_conductor.io.drawing import mask_as_image
 from concept_conductor.io.files import atomic_write, sha256_of
 from concept_conductor.io.images import load_image, load_mask, save_png
+from concept_conductor.io.ordinary import read_bounded
+from concept_conductor.io.temporary import is_temporary
 from concept_conductor.recipes.provenance import Provenance, versions
 
 FORMAT = 1
 MAX_RECORD = 2**20
 """Bytes of a record that is read."""
 MAX_MANIFEST = 2**28
+STAMP, MANIFEST = "benchmark.json", "manifest.json"
+SUMMARIES = ("results.parquet", "summary.csv", "summary.md", "summary.tex")
+PAGE, PLOTS = "index.html", "plots"
+OURS = {STAMP, MANIFEST, *SUMMARIES, PAGE, PLOTS, "images", "layouts", "references", "scores"}
+"""All that an evaluation writes there."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +53,25 @@ class ResultsFolder:
 
     @classmethod
     def open(cls, path: Path, benchmark: Benchmark) -> ResultsFolder:
-        """The folder for the results of ``benchmark``, made where there is none.
+        """Open the folder for the results of ``benchmark``, made where there is none.
 
         Raises:
             ConductorError: it is a file, holds other things, or results of another benchmark or version.
         """
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):
             raise ConductorError(f"'{path}' is a file; expected a folder for the results, choose another with --out")
-        stamp = path / "benchmark.json"
+        stamp = path / STAMP
+        expected = OURS if os.path.isfile(stamp) else set()  # a damaged stamp is written anew
         own = {"format": FORMAT, "benchmark": benchmark.name, "version": benchmark.version}
-        if stamp.is_file():
-            found = _record(stamp) or {}
+        found = _json(stamp)
+        if found is not None:
             if {key: found.get(key) for key in own} != own:
                 held = f"{found.get('benchmark')} version {found.get('version')} (format {found.get('format')})"
                 raise ConductorError(
                     f"'{path}' holds results of {held}, but this is {benchmark.name} version {benchmark.version} "
                     f"(format {FORMAT}); choose another folder with --out"
                 )
-        elif path.is_dir() and any(path.iterdir()):
+        elif os.path.isdir(path) and not set(filterfalse(is_temporary, os.listdir(path))) <= expected:
             raise ConductorError(f"'{path}' holds other files and no results; choose an empty or new folder with --out")
         else:
             with atomic_write(stamp) as file:
@@ -66,37 +80,53 @@ class ResultsFolder:
 
     @property
     def layouts(self) -> Path:
-        """Layouts that were drawn for this benchmark."""
+        """Where layouts are that were drawn for this benchmark."""
         return self.path / "layouts"
 
     @property
     def references(self) -> Path:
-        """References that were drawn."""
+        """Where references are that were drawn."""
         return self.path / "references"
 
     @property
     def scores(self) -> Path:
-        """The scoring's own cache."""
+        """Where scoring keeps its numbers."""
         return self.path / "scores"
 
     def image(self, key: str) -> Path:
-        """Where a job's image lies."""
+        """Return where a job's image lies."""
         return self.path / "images" / f"{key}.png"
 
-    def masks(self, key: str) -> NDArray[np.bool_]:
-        """The masks an image ended with, ``(concepts, h, w)``; none where its method has none."""
-        record = self.record(key) or {}
-        if record["masks"][0] == 0:
-            return np.zeros(record["masks"], dtype=bool)
-        stacked = np.asarray(load_mask(self.path / "images" / f"{key}-masks.png")) > 127
-        return stacked.reshape(record["masks"])
+    def masks_file(self, key: str) -> Path:
+        """Return where a job's masks lie, if it has any."""
+        return self.path / "images" / f"{key}-masks.png"
 
-    def record(self, key: str) -> dict[str, Any] | None:
-        """What is known of a finished job; None where it is not finished, or its image is not what was written."""
-        record = _record(self.path / "images" / f"{key}.json")
-        if record is None or record.get("key") != key or not self.image(key).is_file():
-            return None
-        return record if sha256_of(self.image(key)) == record.get("sha256") else None
+    def masks(self, key: str) -> NDArray[np.bool_]:
+        """Return the masks an image ended with, ``(concepts, h, w)``; none where its method has none.
+
+        Raises:
+            ConductorError: the job is not finished.
+        """
+        record = self.record(key)
+        if record is None:
+            raise ConductorError(f"the image '{self.image(key)}' is gone or damaged; run again to make it")
+        if record.masks_sha256 is None:
+            return np.zeros(record.masks, dtype=bool)
+        return (np.asarray(load_mask(self.masks_file(key))) > 127).reshape(record.masks)
+
+    def record(self, key: str) -> JobRecord | None:
+        """Return what is known of a finished job; None where it is not finished, or its files are not what was written.
+
+        Whatever is damaged or of another version is so made again.
+        """
+        data = _json(self.path / "images" / f"{key}.json")
+        with suppress(ValidationError, ConductorError):
+            record = JobRecord.model_validate(data)
+            whole = record.key == key and sha256_of(self.image(key)) == record.sha256
+            if record.masks_sha256 is not None:
+                whole = whole and sha256_of(self.masks_file(key)) == record.masks_sha256
+            return record if whole else None
+        return None
 
     def keep(self, job: Job, result: JobResult) -> None:
         """Write an image, its masks and, last, the record that says that it is done.
@@ -110,12 +140,14 @@ class ResultsFolder:
         metadata = provenance.metadata(target) if job.group.method.sampler is None else None
         save_png(Image.fromarray(result.image), target, metadata)
         count, height, width = result.masks.shape
+        masks = self.masks_file(job.key)
         if count:
-            stacked = Image.fromarray(result.masks.reshape(count * height, width).astype(np.uint8) * 255)
-            save_png(stacked.convert("1"), self.path / "images" / f"{job.key}-masks.png")
+            stacked = mask_as_image(result.masks.reshape(count * height, width))
+            save_png(stacked.convert("1"), masks)
         record = {
             "key": job.key,
             "sha256": sha256_of(target),
+            "masks_sha256": sha256_of(masks) if count else None,
             "method": job.group.method.name,
             "combination": job.group.scene.combination,
             "prompt": job.group.scene.prompt,
@@ -128,7 +160,7 @@ class ResultsFolder:
         self._write(self.path / "images" / f"{job.key}.json", record)
 
     def missing(self, jobs: Iterable[Job]) -> list[Job]:
-        """The jobs that are not done yet."""
+        """Return the jobs that are not done yet."""
         return [job for job in jobs if self.record(job.key) is None]
 
     def write_manifest(self, benchmark: Benchmark, jobs: Sequence[Job], status: str) -> dict[str, Any]:
@@ -141,7 +173,7 @@ class ResultsFolder:
             "version": benchmark.version,
             "status": status,
             "jobs": {"asked": len(jobs), "finished": len(finished)},
-            "seconds": round(sum(record["seconds"] for record in finished), 1),
+            "seconds": round(sum(record.seconds for record in finished), 1),
             "versions": versions(),
             "model": jobs[0].group.model if jobs else None,
             "methods": {job.group.method.name: job.group.method.title for job in jobs},
@@ -151,13 +183,13 @@ class ResultsFolder:
             },
             "files": {str(path): job.group.hashes[place] for job in jobs for place, path in job.group.paths.items()},
             "settings": benchmark.model_dump(mode="json", include={"settings", "seeds", "methods", "model"}),
-            "images": [_without_recipe(record) for record in finished],
+            "images": [record.short for record in finished],
         }
-        self._write(self.path / "manifest.json", manifest)
+        self._write(self.path / MANIFEST, manifest)
         return manifest
 
     def _named(self, file: Path) -> str:
-        """A file as the manifest names it: what lies in this folder by its place in it."""
+        """Return a file as the manifest names it: what lies in this folder by its place in it."""
         whole, own = file.resolve(), self.path.resolve()
         return (whole.relative_to(own) if whole.is_relative_to(own) else whole).as_posix()
 
@@ -167,25 +199,28 @@ class ResultsFolder:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a results folder.
+    """Read the manifest of a results folder.
 
     Raises:
-        ConductorError: it is none, or of another format.
+        ConductorError: it is none, lacks something, or is of another format.
     """
-    manifest = _record(path / "manifest.json", MAX_MANIFEST)
-    if manifest is None:
+    file = path / MANIFEST
+    data = _json(file, MAX_MANIFEST)
+    if data is None:
         raise ConductorError(
-            f"'{path}' holds no results (manifest.json is missing or damaged); give conductor evaluate's"
+            f"'{path}' holds no results ({MANIFEST} is missing or damaged); run conductor evaluate again, or give its"
         )
-    if manifest.get("format") != FORMAT:
-        raise ConductorError(
-            f"'{path}' holds results of format {manifest.get('format')}, but this version reads {FORMAT}"
-        )
-    return manifest
+    manifest = Document(str(file), data).validated(Manifest)
+    if manifest.format != FORMAT:
+        raise ConductorError(f"'{path}' holds results of format {manifest.format}, but this version reads {FORMAT}")
+    for image in manifest.images:
+        if missing := [name for name in image.concepts if name not in manifest.references]:
+            raise ConductorError(f"'{file}' names no references of '{missing[0]}'; run conductor evaluate again")
+    return data
 
 
 def check_sizes(folder: ResultsFolder, jobs: Sequence[Job]) -> tuple[int, int]:
-    """Width and height of all images.
+    """Return width and height of all images.
 
     Raises:
         ConductorError: some are of another size than the others, which would make scores incomparable.
@@ -204,17 +239,9 @@ def check_sizes(folder: ResultsFolder, jobs: Sequence[Job]) -> tuple[int, int]:
     return first
 
 
-def _without_recipe(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record short enough for the manifest: recipe and file hashes stay in the image's own."""
-    provenance = record["provenance"]
-    rest = {key: value for key, value in record.items() if key not in ("provenance", "masks")}
-    return {**rest, "versions": provenance["versions"], "device": provenance["recipe"]["device"]}
-
-
-def _record(path: Path, most: int = MAX_RECORD) -> dict[str, Any] | None:
-    """A JSON object from a file; None where there is none or it is damaged."""
-    with suppress(OSError, ValueError, RecursionError):
-        if path.is_file() and path.stat().st_size <= most:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            return data if isinstance(data, dict) else None
+def _json(path: Path, most: int = MAX_RECORD) -> dict[str, Any] | None:
+    """Read a JSON object from a file; None where there is none or it is damaged."""
+    with suppress(ConductorError, ValueError, RecursionError):
+        data = json.loads(read_bounded(path, most))
+        return data if isinstance(data, dict) else None
     return None

@@ -17,7 +17,7 @@ class Runner(Protocol):
     """Makes images somewhere."""
 
     def generate_all(self, jobs: Sequence[Job], on_step: OnStep) -> Iterator[tuple[Job, JobResult]]:
-        """Each job with its image exactly once, in any order; a closed iterator leaves nothing running."""
+        """Yield each job with its image exactly once, in any order; a closed iterator leaves nothing running."""
         ...
 
 

@@ -20,7 +20,7 @@ Word = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\x00-\x1f/
 
 
 def _named_settings(value: Any) -> Any:
-    """Only what all images share: the rest the benchmark decides scene by scene."""
+    """Take only what all images share: the rest the benchmark decides scene by scene."""
     known = [name for name in Recipe.model_fields if name not in OF_THE_SCENE]
     for name in value if isinstance(value, Mapping) else ():
         if name not in known:
@@ -29,7 +29,7 @@ def _named_settings(value: Any) -> Any:
 
 
 def listed_concepts(value: Any) -> Any:
-    """``[dog, cat]`` is a combination with nothing but its concepts."""
+    """Take ``[dog, cat]`` for a combination with nothing but its concepts."""
     return {"concepts": value} if isinstance(value, list) else value
 
 

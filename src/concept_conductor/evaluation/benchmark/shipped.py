@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ SHIPPED = (*MINI, "paper")
 
 
 def _mini(name: str, combinations: Sequence[Sequence[str]], objects: str) -> dict[str, Any]:
-    """The fields of a benchmark on the embedded model, with the settings its report is made with."""
+    """Return the fields of a benchmark on the embedded model, with the settings its report is made with."""
     from concept_conductor.mini.arrangements import STEPS, WEIGHT, design_of
     from concept_conductor.mini.world import BACKDROPS as PAINTED
 
@@ -74,21 +75,21 @@ def _mini(name: str, combinations: Sequence[Sequence[str]], objects: str) -> dic
 
 
 def text_of(name: str) -> str:
-    """A shipped benchmark as YAML, to start one's own from."""
+    """Return a shipped benchmark as YAML, to start one's own from."""
     if name == "paper":
         return PAPER.read_text(encoding="utf-8")
     return yaml.safe_dump(MINI[name](), sort_keys=False, default_flow_style=None, width=120)
 
 
 def open_benchmark(name: str) -> Benchmark:
-    """A shipped benchmark by its name, or one's own by its path.
+    """Open a shipped benchmark by its name, or one's own by its path.
 
     Raises:
         ConductorError: there is neither, or it does not fit.
     """
-    if name in SHIPPED and not Path(name).is_file():
+    if name in SHIPPED and not os.path.isfile(name):
         return Benchmark.from_document(_document(name), Path())
-    if not Path(name).is_file():
+    if not os.path.isfile(name):
         raise ConductorError(
             f"there is no benchmark '{name}'; expected a YAML file or one of those shipped: {', '.join(SHIPPED)}"
         )

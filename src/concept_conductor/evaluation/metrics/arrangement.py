@@ -14,7 +14,7 @@ OWN, ANOTHERS, EMPTY = "own", "another's", "empty"
 
 
 def arrangement(observed: ObservedImage) -> Row:
-    """Of the concepts' places, the share in which the object is most like their own concept, another one, or missing.
+    """Return the shares of places in which the object is most like their own concept, another one, or missing.
 
     Likeness is the mean cosine to a concept's references, as for leakage. Nothing is known of images without places.
     """
@@ -28,25 +28,25 @@ def arrangement(observed: ObservedImage) -> Row:
     held = [objects[number] for number in range(len(objects))]
     vectors = observed.vectors(embedder)
     references = [observed.references.vectors(concept, embedder) for concept in concepts]
-    fates = []
+    outcomes = []
     masks = [observed.segments[concept][segment].mask for concept, segment in held]
     for own, standing_there in enumerate(standing(observed.places, masks)):
         if standing_there is None:
-            fates.append(EMPTY)
+            outcomes.append(EMPTY)
             continue
         concept, segment = held[standing_there]
         likeness = [float((known @ vectors[concept][segment]).mean()) for known in references]
-        fates.append(OWN if likeness[own] == max(likeness) else ANOTHERS)
+        outcomes.append(OWN if likeness[own] == max(likeness) else ANOTHERS)
     return {
-        "arrangement": fates.count(OWN) / len(fates),
-        "arrangement_others": fates.count(ANOTHERS) / len(fates),
-        "arrangement_empty": fates.count(EMPTY) / len(fates),
-        "arrangement_concepts": json.dumps(dict(zip((concept.name for concept in concepts), fates))),
+        "arrangement": outcomes.count(OWN) / len(outcomes),
+        "arrangement_others": outcomes.count(ANOTHERS) / len(outcomes),
+        "arrangement_empty": outcomes.count(EMPTY) / len(outcomes),
+        "arrangement_concepts": json.dumps(dict(zip((concept.name for concept in concepts), outcomes))),
     }
 
 
 def designs_in_place(places: Sequence[Region], findings: Sequence[Finding], designs: Sequence[str]) -> list[bool]:
-    """Whether the embedded judge finds each concept's design (``class/style``) in its place."""
+    """Return whether the embedded judge finds each concept's design (``class/style``) in its place."""
     if not findings:
         return [False] * len(designs)
     height, width = findings[0].mask.shape

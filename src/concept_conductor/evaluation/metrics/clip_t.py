@@ -10,7 +10,7 @@ from concept_conductor.evaluation.metrics.embedders import ClipEmbedder
 
 
 def clip_t(clip: ClipEmbedder, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-    """The raw cosine, -1..1, of each image and its text (no factor 2.5 and no cut at 0, as CLIPScore has them)."""
+    """Return the raw cosine, -1..1, of each image and its text (without CLIPScore's factor 2.5 and cut at 0)."""
     if not images:
         return []
     return (clip.embed(images) * clip.embed_texts(texts)).sum(1).tolist()

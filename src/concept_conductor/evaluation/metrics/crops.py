@@ -13,7 +13,7 @@ NEUTRAL = (255, 255, 255)
 
 
 def cut_out(image: Image.Image, segment: Segment) -> Image.Image:
-    """The segment's pixels, cropped to its box and centred on a neutral square.
+    """Cut the segment's pixels out, cropped to its box and centred on a neutral square.
 
     Square, because the embedders' preprocessing cuts what is longer than wide. Where the mask leaves nothing in the
     box, the box is taken whole.

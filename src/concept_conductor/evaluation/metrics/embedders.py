@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from concept_conductor.evaluation.metrics.crops import NEUTRAL
 from concept_conductor.io.files import content_hash
 from concept_conductor.io.pretrained import Checkpoint, best_device, pillow_processor, precision
+from concept_conductor.io.tensors import to_pixels
 from concept_conductor.mini.judge import Judge
 
 CLIP = Checkpoint("openai/clip-vit-base-patch32", "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268")
@@ -32,11 +32,11 @@ class Embedder(Protocol):
     """Turns images into vectors."""
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        """``(n, d)`` fp32 on the CPU, rows of length 1; ``(0, d)`` or ``(0, 0)`` for no image."""
+        """Return ``(n, d)`` fp32 on the CPU, rows of length 1; ``(0, d)`` or ``(0, 0)`` for no image."""
         ...
 
     def identity(self) -> str:
-        """What tells this instrument's results from another's in a cache."""
+        """Return what tells this instrument's results from another's in a cache."""
         ...
 
 
@@ -44,18 +44,24 @@ class TransformersEmbedder:
     """A vision model of transformers', loaded when first used, and once; fp16 on CUDA.
 
     Args:
-        checkpoint: a hub id or a folder.
+        checkpoint: a hub id or a folder; None for the published one.
         device: None for the GPU where there is one.
         local_files_only: never ask the hub.
     """
 
+    published: Checkpoint
     model_class: str
     processor_class: str
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str | torch.device | None = None, *, local_files_only: bool = False
+        self,
+        checkpoint: Checkpoint | None = None,
+        device: str | torch.device | None = None,
+        *,
+        local_files_only: bool = False,
     ) -> None:
-        self.checkpoint, self.device, self.local_files_only = checkpoint, best_device(device), local_files_only
+        self.checkpoint, self.device = checkpoint or self.published, best_device(device)
+        self.local_files_only = local_files_only
 
     @torch.inference_mode()
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
@@ -69,7 +75,7 @@ class TransformersEmbedder:
         return F.normalize(torch.cat(rows), dim=-1) if rows else torch.zeros(0, 0)
 
     def identity(self) -> str:
-        """The checkpoint's."""
+        """Return the checkpoint's."""
         return self.checkpoint.identity()
 
     @cached_property
@@ -95,20 +101,11 @@ class TransformersEmbedder:
 class ClipEmbedder(TransformersEmbedder):
     """CLIP: images and texts in one space (Radford et al., 2021)."""
 
-    model_class, processor_class = "CLIPModel", "CLIPImageProcessor"
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint = CLIP,
-        device: str | torch.device | None = None,
-        *,
-        local_files_only: bool = False,
-    ) -> None:
-        super().__init__(checkpoint, device, local_files_only=local_files_only)
+    published, model_class, processor_class = CLIP, "CLIPModel", "CLIPImageProcessor"
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """``(n, d)`` as :meth:`embed`; texts are cut after the model's 77 tokens."""
+        """Return ``(n, d)`` as :meth:`embed`; texts are cut after the model's 77 tokens."""
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
         pooled = self.model.text_model(tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
         return F.normalize(self.model.text_projection(pooled).float().cpu(), dim=-1)
@@ -127,16 +124,7 @@ class ClipEmbedder(TransformersEmbedder):
 class DinoEmbedder(TransformersEmbedder):
     """DINOv2 (Oquab et al., 2023): the class token after the last norm."""
 
-    model_class, processor_class = "Dinov2Model", "BitImageProcessor"
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint = DINOV2,
-        device: str | torch.device | None = None,
-        *,
-        local_files_only: bool = False,
-    ) -> None:
-        super().__init__(checkpoint, device, local_files_only=local_files_only)
+    published, model_class, processor_class = DINOV2, "Dinov2Model", "BitImageProcessor"
 
     def _vectors(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).last_hidden_state[:, 0]
@@ -178,11 +166,11 @@ class JudgeEmbedder:
         return F.normalize(torch.cat(rows), dim=-1)
 
     def identity(self) -> str:
-        """A hash of the judge's weights."""
+        """Return a hash of the judge's weights."""
         return f"judge {content_hash(self.judge.network.state_dict())[:16]}"
 
     def _pixels(self, image: Image.Image) -> Tensor:
-        """``(3, size, size)`` in -1..1: the image in the middle of a neutral one."""
+        """Return ``(3, size, size)`` in -1..1: the image in the middle of a neutral one."""
         size = self.judge.size
         scale = self.FILLED * size / max(image.size)
         small = image.convert("RGB").resize(
@@ -190,4 +178,4 @@ class JudgeEmbedder:
         )
         canvas = Image.new("RGB", (size, size), NEUTRAL)
         canvas.paste(small, ((size - small.width) // 2, (size - small.height) // 2))
-        return torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 127.5 - 1
+        return to_pixels(canvas)

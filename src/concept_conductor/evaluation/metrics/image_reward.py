@@ -106,7 +106,7 @@ class ImageReward:
 
     @torch.inference_mode()
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
-        """The reward of each image for its prompt: 0 is average, 1 a standard deviation better."""
+        """Return the reward of each image for its prompt: 0 is average, 1 a standard deviation better."""
         rewards: list[float] = []
         for start in range(0, len(images), BATCH):
             pixels = torch.stack([self._pixels(image) for image in images[start : start + BATCH]])
@@ -123,7 +123,7 @@ class ImageReward:
         return rewards
 
     def identity(self) -> str:
-        """Both checkpoints'."""
+        """Return both checkpoints'."""
         return f"{self.checkpoint.identity()} {self.tokenizer_checkpoint.identity()}"
 
     @cached_property
@@ -140,7 +140,7 @@ class ImageReward:
         return self.tokenizer_checkpoint.load(BertTokenizerFast, local_files_only=self.local_files_only)
 
     def _pixels(self, image: Image.Image) -> Tensor:
-        """``(3, side, side)``: the shorter side resized (bicubic), the middle cut out, CLIP's normalisation."""
+        """Return ``(3, side, side)``: shorter side resized (bicubic), middle cut out, CLIP's normalisation."""
         side = self.network.side
         scale = side / min(image.size)
         size = (max(side, int(image.width * scale)), max(side, int(image.height * scale)))
@@ -151,7 +151,7 @@ class ImageReward:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of ``ImageReward.pt``; no code in it is run.
+    """Read the tensors of ``ImageReward.pt``; no code in it is run.
 
     Raises:
         ConductorError: it is damaged, or holds more than tensors.
@@ -176,7 +176,7 @@ def _layers(weights: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _vision(weights: Mapping[str, Tensor]) -> tuple[nn.Module, int]:
-    """BLIP's ViT and the side of its images in pixels."""
+    """Make BLIP's ViT; return it and the side of its images in pixels."""
     from transformers import BlipVisionConfig, BlipVisionModel
 
     width, _, patch, _ = weights["embeddings.patch_embedding.weight"].shape
@@ -196,7 +196,7 @@ def _vision(weights: Mapping[str, Tensor]) -> tuple[nn.Module, int]:
 
 
 def _text(weights: Mapping[str, Tensor]) -> nn.Module:
-    """BLIP's BERT with cross-attention."""
+    """Make BLIP's BERT with cross-attention."""
     from transformers import BlipTextConfig, BlipTextModel
 
     vocabulary, width = weights["embeddings.word_embeddings.weight"].shape
@@ -220,7 +220,7 @@ def _text(weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _linears(weights: Mapping[str, Tensor]) -> list[nn.Linear]:
-    """The linear layers ``layers.N`` in order; the numbers between are dropout's."""
+    """Make the linear layers ``layers.N`` in order; the numbers between are dropout's."""
     layers = []
     for number in sorted({int(name.split(".")[1]) for name in weights}):
         weight, bias = weights[f"layers.{number}.weight"], weights[f"layers.{number}.bias"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,11 +19,13 @@ from concept_conductor.evaluation.metrics.embedders import (
     Embedder,
     JudgeEmbedder,
 )
+from concept_conductor.evaluation.metrics.image_reward import FILE as WEIGHTS
 from concept_conductor.evaluation.metrics.image_reward import IMAGE_REWARD, TOKENIZER, ImageReward
 from concept_conductor.grounding.grounded_sam import GROUNDING_DINO, SAM, GroundedSam
 from concept_conductor.grounding.grounder import Grounder
 from concept_conductor.grounding.judge import JudgeGrounder
 from concept_conductor.io.pretrained import Checkpoint, best_device
+from concept_conductor.mini import judge_file
 from concept_conductor.mini.judge import Judge
 
 
@@ -36,6 +39,7 @@ class Instruments:
         make_dino: DINOv2.
         make_image_reward: ImageReward.
         judge: the embedded model's judge; None for images of other models.
+        check: raises where the instrument of a name cannot be had; loads nothing.
     """
 
     make_grounder: Callable[[], Grounder]
@@ -43,6 +47,7 @@ class Instruments:
     make_dino: Callable[[], Embedder]
     make_image_reward: Callable[[], ImageReward]
     judge: Judge | None = None
+    check: Callable[[str], None] = lambda name: None
     _identities: dict[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -54,7 +59,7 @@ class Instruments:
         checkpoints: Mapping[str, Checkpoint] | None = None,
         local_files_only: bool = False,
     ) -> Instruments:
-        """Instruments for images of ``model``.
+        """Choose the instruments for images of ``model``.
 
         Args:
             model: "mini" or a folder that holds a judge: the judge grounds. Anything else: Grounded-SAM does.
@@ -80,8 +85,17 @@ class Instruments:
                 f"there is no measuring model '{min(unknown)}' to choose; expected {', '.join(published)}"
             )
         chosen = {**published, **(checkpoints or {})}
-        shipped = None if model == "mini" else Path(model) / "judge.safetensors"
-        judge = Judge.load() if shipped is None else Judge.load(shipped) if shipped.is_file() else None
+        file = judge_file(model)
+        judge = Judge.load(file) if os.path.isfile(file) else None
+        real = ("grounding_dino", "sam") if judge is None else ()
+        models = {"grounder": real, "clip": ("clip",), "dino": ("dino",), "likeness": ("dino",) if real else ()}
+
+        def check(name: str) -> None:
+            for model in models.get(name, ()):
+                chosen[model].check(local_files_only=local_files_only)
+            if name == "image_reward":
+                chosen[name].file(WEIGHTS, local_files_only=local_files_only)
+
         return cls(
             (lambda: JudgeGrounder(judge))
             if judge is not None
@@ -94,6 +108,7 @@ class Instruments:
                 chosen["image_reward"], chosen["image_reward_tokenizer"], device, local_files_only=local_files_only
             ),
             judge,
+            check,
         )
 
     @cached_property
@@ -127,7 +142,7 @@ class Instruments:
         return self.make_image_reward()
 
     def identity(self, name: str) -> str:
-        """What tells the instrument ``name`` ("clip") from another in a cache; hashed once."""
+        """Return what tells the instrument ``name`` ("clip") from another in a cache; hashed once."""
         if name not in self._identities:
             self._identities[name] = getattr(self, name).identity()
         return self._identities[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class ConceptReference:
                 "that show it"
             )
         for file in self.references:
-            if not Path(file).is_file():
+            if not os.path.isfile(file):
                 raise ConductorError(f"the concept '{self.name}' has no reference image '{file}'; check the path")
 
     @property
@@ -51,7 +52,7 @@ class ConceptReference:
         return " ".join(words[1:] if len(words) > 1 and words[0] in _ARTICLES else words)
 
     def owns(self, placeholder: str) -> bool:
-        """Whether ``placeholder`` (``<chow_dog_1>``) stands for this concept."""
+        """Return whether ``placeholder`` (``<chow_dog_1>``) stands for this concept."""
         if self.placeholders:
             return placeholder in self.placeholders
         return re.fullmatch(rf"<{re.escape(self.name)}([_-]?\d+)?>", placeholder, re.IGNORECASE) is not None

@@ -40,14 +40,14 @@ class References:
         self._vectors: dict[tuple[ConceptReference, int], Tensor] = {}
 
     def vectors(self, concept: ConceptReference, embedder: Embedder) -> Tensor:
-        """``(references, d)``: each reference's segment of the concept's class (s_r of Algorithm 2), embedded."""
+        """Return ``(references, d)``: each reference's segment of the class (s_r of Algorithm 2), embedded."""
         key = (concept, id(embedder))
         if key not in self._vectors:
             self._vectors[key] = embedder.embed(self.crops(concept))
         return self._vectors[key]
 
     def crops(self, concept: ConceptReference) -> list[Image.Image]:
-        """The surest segment of the class in each reference; all of it, with a warning, where none is found."""
+        """Cut out the surest segment of the class in each reference; all of it, with a warning, where none is found."""
         missing = [file for file in concept.references if (file, concept.noun) not in self._crops]
         images = [load_image(file) for file in missing]
         found_in = self.instruments.grounder.find_all(images, [[concept.class_words]] * len(images))
@@ -99,13 +99,13 @@ class ObservedImage:
         return self._segments
 
     def vectors(self, embedder: Embedder) -> list[Tensor]:
-        """For each concept its segments embedded, ``(segments, d)``."""
+        """Return for each concept its segments embedded, ``(segments, d)``."""
         if id(embedder) not in self._vectors:
             embed([self], embedder)
         return self._vectors[id(embedder)]
 
     def similarities(self, embedder: Embedder) -> list[Tensor]:
-        """For each concept the cosines ``(references, segments)`` of its segments to its own references."""
+        """Return for each concept the cosines ``(references, segments)`` of its segments to its own references."""
         matrices = []
         for concept, vectors in zip(self.item.concepts, self.vectors(embedder)):
             references = self.references.vectors(concept, embedder)
@@ -145,5 +145,5 @@ def embed(observations: Sequence[ObservedImage], embedder: Embedder) -> None:
 
 
 def _distinct(observed: ObservedImage) -> dict[str, list[Segment]]:
-    """Class noun -> its segments."""
+    """Map each class noun to its segments."""
     return {concept.noun: found for concept, found in zip(observed.item.concepts, observed.segments)}

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from concept_conductor.errors import ConductorError
-from concept_conductor.evaluation.metrics.segsim import assigned, overlap
+from concept_conductor.evaluation.metrics.segsim import assigned
 from concept_conductor.io.images import load_mask
+from concept_conductor.io.tensors import mask_iou
 from concept_conductor.layouts.boxes import Box
 
 #: A file with a mask, white inside, or a box in fractions of the image's width and height.
@@ -21,7 +22,7 @@ INSIDE = 0.5
 
 
 def place_mask(place: Region, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A place as a mask ``(h, w)`` of an image.
+    """Draw a place as a mask ``(h, w)`` of an image.
 
     Args:
         place: of one concept.
@@ -42,7 +43,7 @@ def place_mask(place: Region, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def standing(places: Sequence[NDArray[np.bool_]], objects: Sequence[NDArray[np.bool_]]) -> list[int | None]:
-    """Which object stands in each place: no object in two, and the sum of their IoU is greatest.
+    """Return which object stands in each place: no object in two, and the sum of their IoU is greatest.
 
     Args:
         places: masks ``(h, w)``.
@@ -55,5 +56,5 @@ def standing(places: Sequence[NDArray[np.bool_]], objects: Sequence[NDArray[np.b
     for gain, place in zip(gains, places):
         for index, thing in enumerate(objects):
             if (place & thing).sum() >= INSIDE * min(place.sum(), thing.sum()):
-                gain[index] = overlap(place, thing)
+                gain[index] = mask_iou(place, thing)
     return assigned(gains)

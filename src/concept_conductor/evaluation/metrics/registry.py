@@ -13,7 +13,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from operator import attrgetter
 
 from PIL import Image
@@ -24,6 +23,7 @@ from concept_conductor.evaluation.metrics.clip_t import clip_t
 from concept_conductor.evaluation.metrics.counting import differences, omitted, prompted, redundant
 from concept_conductor.evaluation.metrics.embedders import Embedder
 from concept_conductor.evaluation.metrics.instruments import Instruments
+from concept_conductor.evaluation.metrics.items import Item
 from concept_conductor.evaluation.metrics.observed_image import ObservedImage, Row, embed, ground
 from concept_conductor.evaluation.metrics.segsim import (
     area_name,
@@ -35,9 +35,9 @@ from concept_conductor.evaluation.metrics.segsim import (
     one_to_one,
     segsim,
 )
+from concept_conductor.evaluation.registry import Registry
+from concept_conductor.grounding.judge import JudgeGrounder
 from concept_conductor.mini.judge import Finding
-
-GROUP = "concept_conductor.metrics"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Metric:
         needs_concepts: whether an image without concepts is an error.
         by_place: whether its numbers depend on where the concepts belong.
         prepare: looks at several images in one go for what `measure` then asks of each; None where nothing is gained.
+        check: raises ConductorError where an item cannot be measured; called before anything long begins, and maybe
+            before the image is there.
     """
 
     name: str
@@ -63,55 +65,22 @@ class Metric:
     needs_concepts: bool = True
     by_place: bool = False
     prepare: Callable[[Sequence[ObservedImage]], None] | None = None
+    check: Callable[[Item, Instruments], object] | None = None
 
 
-METRICS: dict[str, Metric] = {}
-
-
-def register_metric(metric: Metric) -> None:
-    """Make a metric known.
-
-    Raises:
-        ConductorError: another one has its name.
-    """
-    if METRICS.setdefault(metric.name, metric) != metric:
-        raise ConductorError(f"a metric '{metric.name}' is known already; expected another name")
-
-
-def find_metrics(names: Sequence[str]) -> list[Metric]:
-    """The metrics of these names; those of installed packages are looked for where a name is not known yet.
-
-    Raises:
-        ConductorError: no name came, one is not known, or a package's entry point is no :class:`Metric`.
-    """
-    if not names:
-        raise ConductorError(f"no metric was named; expected some of {', '.join(METRICS)}")
-    if not set(names) <= set(METRICS):
-        _load_entry_points()
-    if unknown := [name for name in names if name not in METRICS]:
-        raise ConductorError(f"there is no metric '{unknown[0]}'; expected some of {', '.join(METRICS)}")
-    return [METRICS[name] for name in dict.fromkeys(names)]
+METRICS = Registry(Metric, "metric", "concept_conductor.metrics")
+register_metric, find_metrics = METRICS.register, METRICS.find
 
 
 def default_metrics(instruments: Instruments) -> list[str]:
-    """The paper's metrics, leakage and arrangement; for the embedded model those that need nothing from the hub."""
+    """Name the paper's metrics, leakage and arrangement; for the embedded model those that need no hub."""
     if instruments.judge is not None:
         return ["design", "judge_i", "leakage", "arrangement", "omission", "redundancy"]
     return ["clip_t", "image_reward", "clip_i", "dino", "leakage", "arrangement", "omission", "redundancy"]
 
 
-def _load_entry_points() -> None:
-    for entry in entry_points(group=GROUP):
-        metric = entry.load()
-        if not isinstance(metric, Metric):
-            raise ConductorError(
-                f"the entry point '{entry.name}' of {GROUP} gives a {type(metric).__name__}; expected a Metric"
-            )
-        register_metric(metric)
-
-
 def _similarity(name: str, embedder: Callable[[Instruments], Embedder]) -> Callable[[ObservedImage], Row]:
-    """SegSim with one embedder: the paper's matching, one-to-one beside it, and the paper's by subject area."""
+    """Make SegSim with one embedder: the paper's matching, one-to-one beside it, and the paper's by subject area."""
 
     def measure(observed: ObservedImage) -> Row:
         similarities = observed.similarities(embedder(observed.instruments))
@@ -164,7 +133,7 @@ def _of_text(
     instrument: str,
     score: Callable[[Instruments, Sequence[Image.Image], Sequence[str]], list[float]],
 ) -> Metric:
-    """A metric of image and prompt that scores many in one go."""
+    """Make a metric of image and prompt that scores many in one go."""
 
     def prepare(observations: Sequence[ObservedImage]) -> None:
         waiting = [observed for observed in observations if name not in observed.numbers]
@@ -177,33 +146,49 @@ def _of_text(
         prepare([observed])
         return {name: observed.numbers[name]}
 
-    return Metric(name, summary, 1, (instrument,), measure, needs_concepts=False, prepare=prepare)
+    return Metric(
+        name, summary, 1, (instrument,), measure, needs_concepts=False, prepare=prepare,
+        check=lambda item, instruments: item.plain_prompt,
+    )  # fmt: skip
 
 
-def _design(observed: ObservedImage) -> Row:
-    judge = observed.instruments.judge
-    if judge is None:
+def _classes(item: Item, instruments: Instruments) -> None:
+    """Raise ConductorError where the judge is to find what it has no word for; Grounded-SAM looks for anything."""
+    if instruments.judge is not None:
+        for concept in item.concepts:
+            JudgeGrounder(instruments.judge).class_of(concept.class_words)
+
+
+def _designs(item: Item, instruments: Instruments) -> list[str]:
+    """Return the concepts' designs, as the judge names them."""
+    if instruments.judge is None:
         raise ConductorError(
             "the metric 'design' needs the embedded model's judge; it measures images of the model 'mini' only"
         )
-    designs = []
-    for concept in observed.item.concepts:
-        design = concept.name.replace("-", "/", 1)
-        if design not in judge.designs:
+    known, designs = instruments.judge.designs, []
+    for concept in item.concepts:
+        designs.append(concept.name.replace("-", "/", 1))
+        if designs[-1] not in known:
             raise ConductorError(
-                f"the judge knows no design of the concept '{concept.name}'; expected CLASS-STYLE, one of "
-                f"{', '.join(name.replace('/', '-') for name in judge.designs)}"
+                f"the metric 'design' knows nothing of the concept '{concept.name}'; name it CLASS-STYLE, one of "
+                f"{', '.join(name.replace('/', '-') for name in known)}, or leave that metric out"
             )
-        designs.append(design)
+    return designs
+
+
+def _design(observed: ObservedImage) -> Row:
+    designs = _designs(observed.item, observed.instruments)
+    judge = observed.instruments.judge
+    assert judge is not None  # as _designs has found
     findings = judge.find(observed.image)
-    fates = judged(findings, designs)
-    count = len(fates)
+    outcomes = judged(findings, designs)
+    count = len(outcomes)
     row: Row = {
-        "design": fates.count("present") / count,
-        "design_all": float(fates.count("present") == count),
-        "design_omitted": fates.count("omitted") / count,
-        "design_leaked": fates.count("leaked") / count,
-        "design_concepts": json.dumps(dict(zip((concept.name for concept in observed.item.concepts), fates))),
+        "design": outcomes.count("present") / count,
+        "design_all": float(outcomes.count("present") == count),
+        "design_omitted": outcomes.count("omitted") / count,
+        "design_leaked": outcomes.count("leaked") / count,
+        "design_concepts": json.dumps(dict(zip((concept.name for concept in observed.item.concepts), outcomes))),
     }
     if observed.item.places:
         row["design_in_place"] = sum(designs_in_place(observed.item.places, findings, designs)) / count
@@ -211,25 +196,27 @@ def _design(observed: ObservedImage) -> Row:
 
 
 def judged(findings: Sequence[Finding], designs: Sequence[str]) -> list[str]:
-    """What became of each concept: "present" in its own design, "leaked": an object of its class has another design,
-    "omitted": no object is left for it. Each finding counts for one concept at most.
+    """Return what became of each concept.
+
+    "present": in its own design; "leaked": an object of its class has another design; "omitted": no object is left
+    for it. Each finding counts for one concept at most.
 
     Args:
         designs: each concept's ``class/style``.
     """
     left = Counter(finding.design for finding in findings)
-    fates = []
+    outcomes = []
     for design in designs:
         present = left[design] > 0
         left[design] -= present
-        fates.append("present" if present else "")
+        outcomes.append("present" if present else "")
     for index, design in enumerate(designs):
-        if not fates[index]:
+        if not outcomes[index]:
             other = next((d for d in left if left[d] > 0 and d.split("/")[0] == design.split("/")[0]), None)
             if other is not None:
                 left[other] -= 1
-            fates[index] = "omitted" if other is None else "leaked"
-    return fates
+            outcomes[index] = "omitted" if other is None else "leaked"
+    return outcomes
 
 
 def _embedded(embedder: Callable[[Instruments], Embedder]) -> Callable[[Sequence[ObservedImage]], None]:
@@ -241,10 +228,11 @@ def _embedded(embedder: Callable[[Instruments], Embedder]) -> Callable[[Sequence
 
 
 def _likeness(name: str, summary: str, instrument: str) -> Metric:
-    """SegSim with one of the instruments."""
+    """Make SegSim with one of the instruments."""
     embedder: Callable[[Instruments], Embedder] = attrgetter(instrument)
     instruments = ("grounder", instrument)
-    return Metric(name, summary, 1, instruments, _similarity(name, embedder), prepare=_embedded(embedder))
+    measure = _similarity(name, embedder)
+    return Metric(name, summary, 1, instruments, measure, prepare=_embedded(embedder), check=_classes)
 
 
 for _metric in (
@@ -255,13 +243,15 @@ for _metric in (
              lambda instruments, images, prompts: clip_t(instruments.clip, images, prompts)),
     _of_text("image_reward", "ImageReward", "image_reward",
              lambda instruments, images, prompts: instruments.image_reward.score(images, prompts)),
-    Metric("omission", "1 where a class has too few instances", 1, ("grounder",), _omission, prepare=ground),
-    Metric("redundancy", "1 where a class has too many instances", 1, ("grounder",), _redundancy, prepare=ground),
+    Metric("omission", "1 where a class has too few instances", 1, ("grounder",), _omission, prepare=ground,
+           check=_classes),
+    Metric("redundancy", "1 where a class has too many instances", 1, ("grounder",), _redundancy, prepare=ground,
+           check=_classes),
     Metric("leakage", "share of segments that look most like another concept", 1, ("grounder", "likeness"), _leakage,
-           prepare=_embedded(attrgetter("likeness"))),
+           prepare=_embedded(attrgetter("likeness")), check=_classes),
     Metric("arrangement", "share of concepts that stand in their place", 1, ("grounder", "likeness"), arrangement,
-           by_place=True, prepare=_embedded(attrgetter("likeness"))),
+           by_place=True, prepare=_embedded(attrgetter("likeness")), check=_classes),
     Metric("design", "share of concepts that the embedded judge recognises", 1, ("judge_features",), _design,
-           by_place=True),
+           by_place=True, check=_designs),
 ):  # fmt: skip
     register_metric(_metric)

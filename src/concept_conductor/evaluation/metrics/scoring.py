@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -12,10 +13,7 @@ from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.metrics.instruments import Instruments
 from concept_conductor.evaluation.metrics.items import Item
 from concept_conductor.evaluation.metrics.observed_image import ObservedImage, References, Row
-from concept_conductor.evaluation.metrics.registry import (
-    Metric,
-    find_metrics,
-)
+from concept_conductor.evaluation.metrics.registry import Metric, find_metrics
 from concept_conductor.io.files import atomic_write, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -52,13 +50,9 @@ def score_images(
     """
     wanted = find_metrics(metrics)
     for item in items:
-        if not item.image.is_file():
+        if not os.path.isfile(item.image):
             raise ConductorError(f"there is no image '{item.image}' to score")
-        if not item.concepts and (needy := [metric.name for metric in wanted if metric.needs_concepts]):
-            raise ConductorError(
-                f"no concepts are given for '{item.image}', but the metric '{needy[0]}' needs them: name, class words "
-                "and reference images of each"
-            )
+    check_items(items, wanted, instruments)
     references, rows = References(instruments), []
     hashes: dict[Path, str] = {}
     for start in range(0, len(items), TOGETHER):
@@ -75,8 +69,25 @@ def score_images(
     return rows
 
 
+def check_items(items: Sequence[Item], metrics: Sequence[Metric], instruments: Instruments) -> None:
+    """Look whether all metrics can measure all items, before anything long begins.
+
+    Raises:
+        ConductorError: one cannot.
+    """
+    for item in items:
+        for metric in metrics:
+            if metric.needs_concepts and not item.concepts:
+                raise ConductorError(
+                    f"no concepts are given for '{item.image}', but the metric '{metric.name}' needs them: name, class "
+                    "words and reference images of each"
+                )
+            if metric.check is not None:
+                metric.check(item, instruments)
+
+
 def _measured(metric: Metric, observed: Sequence[ObservedImage], entries: Sequence[Path | None]) -> list[Row]:
-    """The columns of each image, kept ones where there are any; equal images are measured once."""
+    """Return the columns of each image, kept ones where there are any; equal images are measured once."""
     known = {entry: row for entry in entries if entry is not None and (row := _read(entry)) is not None}
     fresh: dict[Path, ObservedImage] = {}
     for one, entry in zip(observed, entries):
@@ -91,7 +102,7 @@ def _measured(metric: Metric, observed: Sequence[ObservedImage], entries: Sequen
 
 
 def _key(metric: Metric, item: Item, instruments: Instruments, hashes: dict[Path, str]) -> str:
-    """Where a number is kept, below the cache's folder."""
+    """Return where a number is kept, below the cache's folder."""
 
     def hashed(file: Path) -> str:
         if file not in hashes:
@@ -111,7 +122,7 @@ def _key(metric: Metric, item: Item, instruments: Instruments, hashes: dict[Path
 
 
 def _read(entry: Path) -> Row | None:
-    """A kept row; None where there is none, or where it is damaged."""
+    """Read a kept row; None where there is none, or where it is damaged."""
     if not entry.is_file():
         return None
     try:

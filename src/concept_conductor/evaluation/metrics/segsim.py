@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from concept_conductor.errors import ConductorError
 from concept_conductor.grounding.grounder import Segment
+from concept_conductor.io.tensors import mask_iou
 
 SAME_OBJECT = 0.5
 """Segments found for different words whose masks have a larger IoU than this are one object."""
@@ -23,7 +24,7 @@ AREAS = {"small": (0.0, 0.05), "medium": (0.05, 0.15), "large": (0.15, 1.01)}
 
 
 def segsim(similarities: Tensor) -> float:
-    """One concept's score: the mean over its references of the best segment's cosine; 0 without segments.
+    """Return one concept's score: the mean over its references of the best segment's cosine; 0 without segments.
 
     Args:
         similarities: ``(references, segments)``.
@@ -32,7 +33,7 @@ def segsim(similarities: Tensor) -> float:
 
 
 def best_segment(similarities: Tensor) -> int | None:
-    """Index of the segment that is most like the references on average; None without segments."""
+    """Return index of the segment that is most like the references on average; None without segments."""
     return int(similarities.mean(0).argmax()) if similarities.numel() else None
 
 
@@ -67,12 +68,6 @@ def assigned(gains: NDArray[np.float64]) -> list[int | None]:
     Returns:
         For each row its column; None where no column is left, or none with a gain above 0.
     """
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise ConductorError(
-            "matching one to one needs scipy, which is not installed; pip install 'concept-conductor[evaluate]'"
-        ) from error
     found: list[int | None] = [None] * len(gains)
     for row, column in zip(*linear_sum_assignment(gains, maximize=True)):
         if gains[row, column] > 0:
@@ -92,7 +87,7 @@ def objects_of(segments: Sequence[Sequence[Segment]]) -> list[list[int]]:
         row: list[int] = []
         for segment in found:
             # two segments of one list are two objects: the grounder has seen to it
-            known = [(overlap(segment.mask, mask), n) for n, mask in enumerate(seen) if n not in row]
+            known = [(mask_iou(segment.mask, mask), n) for n, mask in enumerate(seen) if n not in row]
             share, number = max(known, default=(0.0, 0))
             if share <= SAME_OBJECT:
                 number = len(seen)
@@ -102,19 +97,14 @@ def objects_of(segments: Sequence[Sequence[Segment]]) -> list[list[int]]:
     return numbers
 
 
-def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """IoU of two masks of one size; 0 where both are empty."""
-    return float((one & other).sum() / max(1, (one | other).sum()))
-
-
 def area_name(mask: NDArray[np.bool_]) -> str:
-    """Which of ``AREAS`` a subject with this mask ``(h, w)`` belongs to."""
+    """Return which of ``AREAS`` a subject with this mask ``(h, w)`` belongs to."""
     share = mask.mean()
     return next(name for name, (least, below) in AREAS.items() if least <= share < below)
 
 
 def by_area(scores: Sequence[float], areas: Sequence[str | None]) -> Mapping[str, float | None]:
-    """Mean score of the subjects of each size; None where there is none. Subjects without size (None) are left out."""
+    """Return the mean score of the subjects of each size; None where there is none. Those without size are left out."""
     means = {}
     for name in AREAS:
         held = [score for score, area in zip(scores, areas) if area == name]
@@ -123,7 +113,7 @@ def by_area(scores: Sequence[float], areas: Sequence[str | None]) -> Mapping[str
 
 
 def leakage_matrix(matched: Sequence[int | None], references: Sequence[Tensor], segments: Sequence[Tensor]) -> Tensor:
-    """How alike each concept's own segment is to every concept's references, as mean cosines.
+    """Return how alike each concept's own segment is to every concept's references, as mean cosines.
 
     Args:
         matched: for each concept its segment, from :func:`one_to_one`.
@@ -141,7 +131,7 @@ def leakage_matrix(matched: Sequence[int | None], references: Sequence[Tensor], 
 
 
 def leakage(matrix: Tensor) -> float | None:
-    """Share of the segments whose nearest concept is another one of the image; None without any segment.
+    """Return share of the segments whose nearest concept is another one of the image; None without any segment.
 
     Args:
         matrix: from :func:`leakage_matrix`.

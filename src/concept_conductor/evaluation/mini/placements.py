@@ -18,7 +18,7 @@ from concept_conductor.concepts.prompt import ConceptPrompt
 from concept_conductor.evaluation.mini.report import contact_sheet, middle_inside, share
 from concept_conductor.grounding.judge import JudgeGrounder
 from concept_conductor.io.images import save_png
-from concept_conductor.io.tensors import mask_pixels
+from concept_conductor.io.tensors import mask_pixels, to_images
 from concept_conductor.layouts.boxes import Box
 from concept_conductor.layouts.collage import Collage
 from concept_conductor.layouts.cutout import Cutout
@@ -101,7 +101,7 @@ def drawn(world: World, design: int | None, place: str, generator: torch.Generat
     """An image of one design alone, or of nothing but the background."""
     designs = torch.tensor([[-1 if design is None else design]])
     scene = world.draw(designs, torch.tensor([world.backdrop_names.index(place)]), generator)
-    return Image.fromarray(((scene.images[0] + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
+    return to_images(scene.images / 2 + 0.5)[0]
 
 
 def place(pipe: ConceptConductorPipeline, concept: Concept, case: Case) -> Verdict:

@@ -24,7 +24,7 @@ from concept_conductor.denoiser.lora import ScaledUpdates
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.benchmark.methods import Method
 from concept_conductor.io import drawing
-from concept_conductor.io.tensors import mask_iou, to_uint8
+from concept_conductor.io.tensors import mask_iou, to_images
 from concept_conductor.layouts.layout import Layout
 from concept_conductor.method.sampling import sample_alone
 from concept_conductor.mini.arrangements import PAIRS, STEPS, WEIGHT, Arrangement, arrange, design_of
@@ -61,7 +61,7 @@ def text_to_image(
         texts = backbone.encode_concept_prompts(concept, WEIGHT, [prompt, ""])
         update = ScaledUpdates(concept.unet, WEIGHT)
     pixels = sample_alone(backbone, Conditioning.stack([texts]), update, noise, STEPS, pipe.defaults.guidance_scale)
-    return [Image.fromarray(image) for image in to_uint8(pixels)]
+    return to_images(pixels)
 
 
 def initial_noise(pipe: ConceptConductorPipeline, seeds: Sequence[int]) -> Tensor:
@@ -117,7 +117,7 @@ def compose(
     if method.sampler is not None:
         noise = initial_noise(pipe, seeds)
         pixels = sample_merged(pipe, arrangement.prompt, entries, noise, STEPS, pipe.defaults.guidance_scale)
-        return [Image.fromarray(image) for image in to_uint8(pixels)]
+        return to_images(pixels)
     output = pipe(
         arrangement.prompt,
         entries,
@@ -232,8 +232,8 @@ def load_concepts(folder: Path) -> dict[str, Concept]:
 
 
 def contact_sheet(images: Sequence[tuple[str, Image.Image]], columns: int = 8) -> Image.Image:
-    """Captioned images side by side, of 128 pixels each."""
-    shown = [image.resize((128, 128), Image.Resampling.BICUBIC) for _, image in images]
+    """Draw captioned images side by side, of 128 pixels each."""
+    shown = [drawing.scaled(image, 128) for _, image in images]
     return drawing.contact_sheet(shown, columns, gap=0, captions=[text for text, _ in images])
 
 

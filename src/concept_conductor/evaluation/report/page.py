@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -30,7 +28,7 @@ from concept_conductor.evaluation.report.table import (
 )
 from concept_conductor.io.drawing import MASK_COLOURS
 from concept_conductor.io.files import atomic_write
-from concept_conductor.io.html import data_uri, embedded_json, mask_uri, png_uri, webp_uri
+from concept_conductor.io.html import data_uri, embedded_json, mask_uri, png_uri, render, webp_uri
 from concept_conductor.io.images import load_image
 
 if TYPE_CHECKING:
@@ -59,23 +57,21 @@ def write_page(
         folder: of the results.
         jobs: all finished.
         results: a row for each job, in their order.
-        table: from :func:`~concept_conductor.evaluation.table.summary`.
-        plots: from :func:`~concept_conductor.evaluation.plots.draw`.
+        table: from :func:`~concept_conductor.evaluation.report.table.summary`.
+        plots: from :func:`~concept_conductor.evaluation.report.plots.draw`.
     """
     titles = {job.group.method.name: job.group.method.title for job in jobs}
-    prompts = len({(job.group.scene.combination, job.group.scene.prompt) for job in jobs})
-    minutes = results["seconds"].sum() / 60
-    head = (
-        f"<p>{len(jobs)} images of {prompts} scenes by {len(titles)} methods, made by {escape(benchmark.model)} in "
-        f"{minutes:.1f} minutes of computing; benchmark version {benchmark.version}.</p>"
-        '<p class="soft">Means with 95% bootstrap intervals over prompts. More in '
-        '<a href="summary.csv">summary.csv</a>, <a href="manifest.json">manifest.json</a> and results.parquet.</p>'
-    )
-    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(benchmark.name),
-        head=head,
-        table="".join(_table(table, titles, part) for part in ("mean", "difference")),
-        plots=_images_of(plots),
+    text = render(
+        TEMPLATE.read_text(encoding="utf-8"),
+        title=benchmark.name,
+        images=len(jobs),
+        scenes=len({(job.group.scene.combination, job.group.scene.prompt) for job in jobs}),
+        methods=len(titles),
+        model=benchmark.model,
+        minutes=f"{results['seconds'].sum() / 60:.1f}",
+        version=benchmark.version,
+        tables=[found for part in ("mean", "difference") if (found := _table(table, titles, part))],
+        plots=[_plot(plots, what) for what in SHOWN if f"{what}-light.svg" in plots],
         data=embedded_json(_data(benchmark, folder, jobs, results, titles)),
     )
     target = folder.path / "index.html"
@@ -91,7 +87,7 @@ def _data(
     results: pd.DataFrame,
     titles: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What the page's script shows."""
+    """Return what the page's script shows."""
     metrics = metric_columns(results)
     concepts = dict.fromkeys(name for job in jobs for name in job.group.scene.concepts)
     layouts: dict[str, str] = {}
@@ -127,56 +123,50 @@ def _data(
     }
 
 
-def _table(table: pd.DataFrame, titles: Mapping[str, str], part: str) -> str:
-    """Means, the best of each metric bold, or differences, coloured where the interval is on one side of 0."""
+def _table(table: pd.DataFrame, titles: Mapping[str, str], part: str) -> dict[str, Any] | None:
+    """Return means or differences as the page's template shows them; None where there are none."""
     low, high = (f"{part}_low", f"{part}_high") if part == "difference" else ("low", "high")
     held = table[table[part].notna() & ~table["metric"].str.endswith(AREAS)]
     if held.empty:
-        return ""
+        return None
     metrics = list(dict.fromkeys(held["metric"]))
-    lines = "".join(f"<th>{escape(arrowed(name))}</th>" for name in metrics)
-    caption = HEADINGS["differences" if part == "difference" else "means"]
-    rows = [f"<tr><th>method</th>{lines}</tr>"]
-    for method in dict.fromkeys(held["method"]):
-        cells = []
-        for metric in metrics:
-            all_of_it = held[held["metric"] == metric]
-            own = all_of_it[all_of_it["method"] == method]
-            if own.empty:
-                cells.append("<td>–</td>")
-                continue
-            entry = own.iloc[0]
-            sign = -1 if metric.startswith(LOWER_IS_BETTER) else 1
-            kind = ""
-            if part == "mean":
-                kind = "best" if sign * entry[part] == (sign * all_of_it[part]).max() else ""
-            elif min(sign * entry[low], sign * entry[high]) > 0:
-                kind = "better"
-            elif max(sign * entry[low], sign * entry[high]) < 0:
-                kind = "worse"
-            interval = f"<small>{entry[low]:.3f} to {entry[high]:.3f}</small>" if math.isfinite(entry[low]) else ""
-            cells.append(f'<td class="{kind}">{entry[part]:.3f}{interval}</td>')
-        rows.append(f"<tr><td>{escape(titles[method])}</td>{''.join(cells)}</tr>")
-    return f'<h3>{caption}</h3><div class="wide"><table>{"".join(rows)}</table></div>'
+    best = {name: (_sign(name) * rows[part]).max() if part == "mean" else None for name, rows in held.groupby("metric")}
+    rows = []
+    for method, own in held.groupby("method", sort=False):
+        entries = {entry["metric"]: entry for entry in own.to_dict("records")}
+        cells = [
+            _cell(entries[name][part], entries[name][low], entries[name][high], _sign(name), best[name])
+            if name in entries
+            else {"kind": "", "value": "–", "interval": ""}
+            for name in metrics
+        ]
+        rows.append({"title": titles[str(method)], "cells": cells})
+    heading = HEADINGS["differences" if part == "difference" else "means"]
+    return {"heading": heading, "metrics": [arrowed(name) for name in metrics], "rows": rows}
 
 
-def _images_of(plots: Mapping[str, bytes]) -> str:
-    """Plots that follow the reader's choice of light or dark."""
-    shown = []
-    for what in SHOWN:
-        if f"{what}-light.svg" not in plots:
-            continue
-        light, dark = (data_uri(plots[f"{what}-{theme}.svg"], "svg+xml") for theme in ("light", "dark"))
-        shown.append(
-            f'<h3>{HEADINGS[what]}</h3><p class="plot"><image>'
-            f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-            f'<img src="{light}" alt="{what} by method"></image></p>'
-        )
-    return "".join(shown)
+def _sign(metric: str) -> int:
+    return -1 if metric.startswith(LOWER_IS_BETTER) else 1
+
+
+def _cell(value: float, low: float, high: float, sign: int, best: float | None) -> dict[str, str]:
+    """Return a number of the table: the best mean bold, a difference coloured if its interval lies on one side of 0."""
+    if best is not None:
+        kind = "best" if sign * value == best else ""
+    else:
+        kind = "better" if min(sign * low, sign * high) > 0 else "worse" if max(sign * low, sign * high) < 0 else ""
+    interval = f"{low:.3f} to {high:.3f}" if math.isfinite(low) else ""
+    return {"kind": kind, "value": f"{value:.3f}", "interval": interval}
+
+
+def _plot(plots: Mapping[str, bytes], what: str) -> dict[str, str]:
+    """Return a plot in light and dark; the reader's choice decides which is shown."""
+    light, dark = (data_uri(plots[f"{what}-{theme}.svg"], "svg+xml") for theme in ("light", "dark"))
+    return {"heading": HEADINGS[what], "alt": f"{what} by method", "light": light, "dark": dark}
 
 
 def _reduced(image: Image.Image, side: int) -> str:
-    """An image as a data URI: whole and exact where it is small, else reduced."""
+    """Return an image as a data URI: whole and exact where it is small, else reduced."""
     if max(image.size) <= side // 2:
         return png_uri(image)
     copy = image.copy()
@@ -185,7 +175,7 @@ def _reduced(image: Image.Image, side: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A number as JSON has it."""
+    """Return a number as JSON has it."""
     if isinstance(value, float):
         return round(value, 5) if math.isfinite(value) else None
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.report.table import AREAS, REFERENCE, SHARES, arrowed
+from concept_conductor.io.printable import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,13 +41,21 @@ THEMES = {
     "dark": Theme("#12161d", "#e8ecf2", "#3a4352", "#7fb0f0", "#f0a060"),
 }
 SHOWN = ("means", "differences")
+PLOT_FILES = [f"{what}-{theme}.{ending}" for what in SHOWN for theme in THEMES for ending in ("svg", "png")]
+STYLE = {
+    "svg.hashsalt": "conductor",  # with no date in it, the same plot gives the same file
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.parse_math": False,  # a dollar sign in a title is one
+    "text.usetex": False,
+}
 
 
 def draw(table: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, bytes]:
-    """``means-light.svg``, ``differences-dark.png`` and so on -> contents; no differences where there are none.
+    """Return ``means-light.svg``, ``differences-dark.png`` and so on -> contents; no differences where there are none.
 
     Args:
-        table: from :func:`~concept_conductor.evaluation.table.summary`.
+        table: from :func:`~concept_conductor.evaluation.report.table.summary`.
         titles: method -> what plots call it.
 
     Raises:
@@ -57,7 +67,7 @@ def draw(table: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, bytes]:
         raise ConductorError(
             "plots need matplotlib, which is not installed; pip install 'concept-conductor[evaluate]'"
         ) from error
-    drawn = {}
+    drawn, shown = {}, {method: one_line(title) for method, title in titles.items()}
     columns = {"means": ("mean", "low", "high"), "differences": ("difference", "difference_low", "difference_high")}
     for what in SHOWN:
         part = table[table[columns[what][0]].notna() & ~table["metric"].str.endswith(AREAS)]
@@ -65,9 +75,9 @@ def draw(table: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, bytes]:
             continue
         for name, theme in THEMES.items():
             for ending in ("svg", "png"):
-                # the same plot gives the same file: no date in it, no random ids
-                with matplotlib.rc_context({"svg.hashsalt": "conductor", "svg.fonttype": "none", "font.size": 9}):
-                    figure = _figure(part, titles, columns[what], theme, zero=what == "differences")
+                with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Glyph")  # a title in letters that the font lacks
+                    figure = _figure(part, shown, columns[what], theme, zero=what == "differences")
                     buffer = io.BytesIO()
                     metadata = {"Date": None} if ending == "svg" else None
                     figure.savefig(buffer, format=ending, dpi=144, facecolor=theme.paper, metadata=metadata)
@@ -129,7 +139,7 @@ def _draw_panel(
 
 
 def _limits(values: NDArray[np.float64], share: bool, zero: bool) -> tuple[float, float]:
-    """What an axis shows: all of 0..1 for shares, as much on both sides of 0 for differences."""
+    """Return what an axis shows: all of 0..1 for shares, as much on both sides of 0 for differences."""
     if share and not zero:
         return -0.04, 1.04
     least, most = float(np.nanmin(values)), float(np.nanmax(values))  # the means alone where there are no intervals

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from concept_conductor.errors import ConductorError
 from concept_conductor.evaluation.metrics import segsim
 from concept_conductor.io.files import atomic_write
+from concept_conductor.io.printable import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, means: Sequence[float]) -> Estimate:
-        """The mean of the prompts' means, resampled over prompts."""
+        """Return the mean of the prompts' means, resampled over prompts."""
         values = np.asarray(means, dtype=np.float64)
         if not len(values):
             return cls(np.nan, np.nan, np.nan)
@@ -52,7 +53,7 @@ class Estimate(NamedTuple):
 
 
 def bootstrap(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of ``values`` ``(n,)``; the same for the same values."""
+    """Return the percentile bootstrap interval of the mean of ``values`` ``(n,)``; the same for the same values."""
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     means = np.empty(RESAMPLES)
     for start in range(0, RESAMPLES, 1000):  # in parts, so that many prompts take little memory
@@ -63,7 +64,7 @@ def bootstrap(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def import_pandas() -> Any:
-    """pandas, with what it needs to write parquet.
+    """Import pandas, with what it needs to write parquet.
 
     Raises:
         ConductorError: the extra is not installed.
@@ -79,13 +80,13 @@ def import_pandas() -> Any:
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row for each image: what it is (:data:`ABOUT`), then the metrics' columns."""
+    """Return a row for each image: what it is (:data:`ABOUT`), then the metrics' columns."""
     pandas = import_pandas()
     return pandas.DataFrame(list(rows))
 
 
 def metric_columns(results: pd.DataFrame) -> list[str]:
-    """The columns with numbers to average."""
+    """Return the columns with numbers to average."""
     return [
         name
         for name in results.columns
@@ -94,7 +95,7 @@ def metric_columns(results: pd.DataFrame) -> list[str]:
 
 
 def summary(results: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
-    """For each method and metric: mean, its interval over prompts, and the paired difference to ``reference``.
+    """Return for each method and metric the mean, its interval over prompts, and the difference to ``reference``.
 
     A prompt is one combination with one prompt; its value is the mean over seeds. Differences are taken over the
     images that both methods made and scored.
@@ -141,48 +142,53 @@ def write_summary(table: pd.DataFrame, titles: Mapping[str, str], folder: Path) 
         titles: method -> what tables call it.
         folder: where to.
     """
-    texts = {"csv": table.to_csv(index=False), "md": markdown(table, titles), "tex": latex(table, titles)}
+    numbers = table.assign(method=table["method"].map(no_formula)).to_csv(index=False)
+    texts = {"csv": numbers, "md": markdown(table, titles), "tex": latex(table, titles)}
     for ending, text in texts.items():
         with atomic_write(folder / f"summary.{ending}") as file:
             file.write(text.encode())
 
 
 def markdown(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
-    """Means with intervals, differences to the full method, and means by subject area."""
+    """Return means with intervals, differences to the full method, and means by subject area as Markdown."""
     parts = [_note(table)]
-    for heading, columns in _parts(table):
-        metrics = list(dict.fromkeys(columns["metric"]))
-        parts.append(f"{heading}\n")
-        parts.append("| method | " + " | ".join(map(arrowed, metrics)) + " |")
-        parts.append("| --- |" + " ---: |" * len(metrics))
-        parts += _lines(columns, titles, lambda title, cells: f"| {title} | {' | '.join(cells)} |")
-        parts.append("")
+    for heading, part in _parts(table):
+        cells = _cells(part, titles)
+        lines = [list(cells.columns), *cells.to_numpy().tolist()]
+        head, *rows = ("| " + " | ".join(map(in_markdown, line)) + " |" for line in lines)
+        parts += [f"{heading}\n", head, "| --- |" + " ---: |" * (cells.shape[1] - 1), *rows, ""]
     return "\n".join(parts)
 
 
 def latex(table: pd.DataFrame, titles: Mapping[str, str]) -> str:
-    """The same as LaTeX (booktabs)."""
+    """Return the same as LaTeX (booktabs)."""
     parts = [f"% {_note(table).strip()}"]
-    for heading, columns in _parts(table):
-        metrics = list(dict.fromkeys(columns["metric"]))
-        parts += [f"% {heading}", f"\\begin{{tabular}}{{l{'r' * len(metrics)}}}", "\\toprule"]
-        names = (_escaped(arrowed(name)) for name in metrics)
-        parts.append("method & " + " & ".join(names).replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$") + r" \\")
-        parts.append("\\midrule")
-        parts += _lines(columns, titles, lambda title, cells: f"{_escaped(title)} & {' & '.join(cells)} \\\\")
-        parts += ["\\bottomrule", "\\end{tabular}", ""]
-    return "\n".join(parts)
+    for heading, part in _parts(table):
+        cells = _cells(part, titles)
+        style = cells.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+        parts += [f"% {heading}", style.to_latex(hrules=True, column_format="l" + "r" * (cells.shape[1] - 1))]
+    return "\n".join(parts).replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$")
+
+
+def in_markdown(text: str) -> str:
+    """Return one line of Markdown that reads as ``text``, in a table's cell too."""
+    return re.sub(r"[\\|*`<]|(?<!\w)_|_(?!\w)|](?=\()", r"\\\g<0>", one_line(text))
+
+
+def no_formula(text: str) -> str:
+    """Return ``text`` so that a spreadsheet which opens it from a CSV file computes nothing."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def shown_estimate(mean: float, low: float, high: float) -> str:
-    """``0.867 [0.851, 0.880]``, the mean alone where it has no interval, or a dash."""
+    """Return ``0.867 [0.851, 0.880]``, the mean alone where it has no interval, or a dash."""
     if not np.isfinite(mean):
         return "–"
     return f"{mean:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(low) else f"{mean:.3f}"
 
 
 def arrowed(metric: str) -> str:
-    """A metric's name with the direction in which it is better."""
+    """Return a metric's name with the direction in which it is better."""
     return f"{metric} {'↓' if metric.startswith(LOWER_IS_BETTER) else '↑'}"
 
 
@@ -199,23 +205,14 @@ def _parts(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return found
 
 
-def _lines(part: pd.DataFrame, titles: Mapping[str, str], line: Callable[[str, list[str]], str]) -> list[str]:
-    lines = []
-    metrics = list(dict.fromkeys(part["metric"]))
-    for method, rows in part.groupby("method", sort=False):
-        cells = {row["metric"]: row for _, row in rows.iterrows()}
-        shown = [
-            shown_estimate(*(cells[name][end] for end in ("mean", "low", "high"))) if name in cells else "–"
-            for name in metrics
-        ]
-        lines.append(line(titles.get(str(method), str(method)), shown))
-    return lines
-
-
-def _escaped(text: str) -> str:
-    """Text as LaTeX prints it."""
-    text = text.replace("\\", r"\textbackslash ")
-    return re.sub(r"[&%$#_{}]", lambda found: f"\\{found[0]}", text)
+def _cells(part: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    """Return a row of texts for each method: its title, and its estimate of each metric."""
+    metrics, rows = list(dict.fromkeys(part["metric"])), []
+    for method, own in part.groupby("method", sort=False):
+        known = {row["metric"]: shown_estimate(row["mean"], row["low"], row["high"]) for _, row in own.iterrows()}
+        title = one_line(titles.get(str(method), str(method)))
+        rows.append([title, *(known.get(name, "–") for name in metrics)])
+    return import_pandas().DataFrame(rows, columns=["method", *map(arrowed, metrics)])
 
 
 def _note(table: pd.DataFrame) -> str:
