@@ -9,11 +9,10 @@ from PIL import Image
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Layout
 from concept_conductor.backbones.text_encoders import TextEncoder
 from concept_conductor.concepts.data import LowRank
+from concept_conductor.concepts.layer_names import TEXT_LINEARS, UNET_LINEARS
 from concept_conductor.denoiser.layers import attention_layers, block_of, cross_attention_names
 
 RANK = 4
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
-TEXT_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def random_concept(pipe: ConceptConductorPipeline, seed: int) -> ConceptPrompt:
@@ -28,7 +27,7 @@ def random_concept(pipe: ConceptConductorPipeline, seed: int) -> ConceptPrompt:
 
     layers = attention_layers(pipe.unet)
     unet = {
-        f"{name}.{part}": update(layer.get_submodule(part)) for name, layer in layers.items() for part in PROJECTIONS
+        f"{name}.{part}": update(layer.get_submodule(part)) for name, layer in layers.items() for part in UNET_LINEARS
     }
     texts = [
         {name.removeprefix("text_model."): update(reader.model.get_submodule(name)) for name in attention_of(reader)}
@@ -45,7 +44,7 @@ def random_concept(pipe: ConceptConductorPipeline, seed: int) -> ConceptPrompt:
 
 def attention_of(reader: TextEncoder) -> list[str]:
     """The names of a text encoder's attention projections."""
-    return [name for name, _ in reader.model.named_modules() if name.endswith(TEXT_PROJECTIONS)]
+    return [name for name, _ in reader.model.named_modules() if name.endswith(TEXT_LINEARS)]
 
 
 def side_by_side(width: int, height: int, concepts: int) -> Layout:

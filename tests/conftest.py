@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from concept_conductor import Concept, ConceptConductorPipeline, ConceptPrompt, Inversion, Layout
@@ -23,6 +26,24 @@ LEAST_COVERED = 8
 """Files that `make test` names under its total; `make coverage` lists them all."""
 
 torch.set_num_threads(1)  # the models are tiny: threads only get into each other's way
+
+NIGHTLY = 50
+"""``HYPOTHESIS_PROFILE=nightly`` tries this many times as many examples of each property, other ones every night."""
+
+hypothesis.settings.register_profile("nightly", deadline=None, derandomize=False, print_blob=True)
+if profile := os.environ.get("HYPOTHESIS_PROFILE"):
+    hypothesis.settings.load_profile(profile)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Raise the number of examples for the nightly profile: a profile alone leaves what @settings says."""
+    if os.environ.get("HYPOTHESIS_PROFILE") != "nightly":
+        return
+    functions = {item.function for item in items if isinstance(item, pytest.Function)}  # once each, if parametrized
+    for test in functions:
+        if (own := getattr(test, "_hypothesis_internal_use_settings", None)) is not None:
+            more = hypothesis.settings(own, max_examples=own.max_examples * NIGHTLY)
+            test._hypothesis_internal_use_settings = more
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -64,6 +85,25 @@ def tiny_xl() -> ConceptConductorPipeline:
     return pipe
 
 
+SMALL_LAYER = "up_blocks.1.attentions.0.transformer_blocks.0.attn1"
+"""A self-attention layer of :func:`small_unet`, for ``layout_layer`` and ``mask_layer``."""
+
+
+def small_unet() -> UNet2DConditionModel:
+    """A random U-Net that fits the tiny SD1.5 in place of its own, with four cross-attention layers instead of 16."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).eval()
+
+
 def tiny_image(name: str, folder: Path = TINY) -> Image.Image:
     """One of the parity cases' images."""
     with Image.open(folder / f"{name}.png") as image:
@@ -79,7 +119,7 @@ def tiny_call(tiny_concepts: dict[str, ConceptPrompt], tmp_path_factory: pytest.
         "layout": Layout(
             tiny_image("ref"), "A dog and a cat in the street.", [tiny_image("mask1"), tiny_image("mask2")]
         ),
-        "num_inference_steps": 10,
-        "inversion": Inversion(steps=50, cache=tmp_path_factory.mktemp("inversions")),
+        "num_inference_steps": 5,  # the first three align, the second and third refine
+        "inversion": Inversion(steps=10, cache=tmp_path_factory.mktemp("inversions")),
         "output_type": "latent",
     }

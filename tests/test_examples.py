@@ -6,9 +6,10 @@ import runpy
 import shutil
 from pathlib import Path
 
-import numpy as np
 import yaml
 from PIL import Image
+
+from tests.compare import assert_same_image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -25,7 +26,7 @@ def test_the_shipped_layouts_are_drawn_again(tmp_path: Path) -> None:
     assert names == sorted(file.name for file in (EXAMPLES / "layouts").glob("*.png"))
     for name in names:
         with Image.open(tmp_path / "layouts" / name) as ours, Image.open(EXAMPLES / "layouts" / name) as shipped:
-            assert np.array_equal(np.asarray(ours), np.asarray(shipped)), name
+            assert_same_image(ours, shipped)
 
 
 def test_the_images_that_the_example_concepts_are_trained_on_are_drawn(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from concept_conductor.mini.muon import orthogonalise
 from concept_conductor.mini.trainer import Settings, Trainer
+from tests.compare import assert_close
 
 
 class Killed(Exception):
@@ -29,7 +30,7 @@ def make(state, kill_at: int | None = None) -> Trainer:
     return trainer
 
 
-def test_resume_is_exact(tmp_path):
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     whole = make(tmp_path / "whole.pt")
     whole.run()
     with pytest.raises(Killed):
@@ -38,8 +39,8 @@ def test_resume_is_exact(tmp_path):
     assert resumed.step == 13
     resumed.run()
     assert resumed.step == whole.step == 30
-    for name, tensor in whole.averaged.state_dict().items():
-        assert torch.equal(tensor, resumed.averaged.state_dict()[name])
+    # with the momentum or the random stream lost, weights end hundredths apart
+    assert_close(resumed.averaged.state_dict(), whole.averaged.state_dict(), atol=1e-5)
     assert not (tmp_path / "killed.partial").exists()
 
 

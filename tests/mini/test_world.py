@@ -5,6 +5,7 @@ import torch
 
 from concept_conductor.mini.presets import CPU
 from concept_conductor.mini.world import BACKDROPS, World, caption
+from tests.compare import mask_iou
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +63,10 @@ def test_held_out_designs_are_kept_from_the_base(world, scenes):
 
 def test_a_seed_gives_the_same_scenes(world, scenes):
     again = world.sample(96, torch.Generator().manual_seed(0))
-    assert torch.equal(again.images, scenes.images) and torch.equal(again.masks, scenes.masks)
+    torch.testing.assert_close(again.images, scenes.images, rtol=0, atol=1e-4)
+    assert mask_iou(again.masks, scenes.masks) > 0.999
     other = world.sample(96, torch.Generator().manual_seed(1))
-    assert not torch.equal(other.images, scenes.images)
+    assert (other.images - scenes.images).abs().mean() > 0.1
 
 
 def test_given_designs_are_drawn(world):

@@ -9,12 +9,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from concept_conductor import ConceptConductorPipeline
+from concept_conductor import Concept, ConceptConductorPipeline
 from concept_conductor.backbones.base import Backbone
 from concept_conductor.backbones.sd15 import SD15Backbone
 from concept_conductor.training.config import TrainingConfig
-from tests.conftest import TINY, TINY_XL
+from tests.compare import assert_close
+from tests.conftest import SMALL_LAYER, TINY, TINY_XL, small_unet
 
 SIDE = 64
 
@@ -28,25 +30,13 @@ def published() -> Backbone:
 @pytest.fixture(scope="session")
 def backbone(published: Backbone) -> Backbone:
     """The same with a much smaller U-Net of four cross-attention layers."""
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    layer = "up_blocks.1.attentions.0.transformer_blocks.0.attn1"
     return SD15Backbone(
-        unet=unet,
+        unet=small_unet(),
         vae=published.vae,
         text_encoder=published.text_encoders[0].model,
         tokenizer=published.text_encoders[0].tokenizer,
         scheduler=published.scheduler,
-        defaults=published.defaults.overridden({"layout_layer": layer, "mask_layer": layer}),
+        defaults=published.defaults.overridden({"layout_layer": SMALL_LAYER, "mask_layer": SMALL_LAYER}),
         device=published.device,
     )
 
@@ -112,3 +102,22 @@ def recipe(photos: Path, **changes: Any) -> TrainingConfig:
         "checkpoint_every": 2,
     }
     return TrainingConfig.model_validate({**fields, **changes})
+
+
+def numbers(concept: Concept) -> dict[str, Tensor]:
+    """Every trained tensor by name."""
+    parts = {"unet": concept.unet, **{f"text{k}": layers for k, layers in enumerate(concept.text_encoders)}}
+    found = {f"tokens{k}.{name}": v for k, table in enumerate(concept.tokens) for name, v in table.items()}
+    for part, layers in parts.items():
+        for name, pair in layers.items():
+            found |= {f"{part}.{name}.{half}": tensor for half, tensor in pair._asdict().items()}
+    return found
+
+
+def assert_trained_alike(ours: Concept, theirs: Concept, learning_rate: float) -> None:
+    """No number further apart than a tenth of one step.
+
+    Adam makes its step nearly as large as the learning rate for any gradient above rounding, so that a training that
+    computes something else, or forgets its averages, is off by whole steps in most numbers.
+    """
+    assert_close(numbers(ours), numbers(theirs), atol=learning_rate / 10)

@@ -1,40 +1,24 @@
-"""The loop: what it changes, what it leaves alone, and that it can be killed."""
+"""The loop: what it changes, what it leaves alone, and that it goes on where it was stopped."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from concept_conductor import Concept
 from concept_conductor.backbones.base import Backbone
-from concept_conductor.backbones.sd15 import SD15Backbone
-from concept_conductor.cli import main
-from concept_conductor.denoiser.layers import cross_attention_names
 from concept_conductor.errors import ConductorError
 from concept_conductor.training.trainer import Trainer, TrainingStep, train
-from tests.conftest import TINY
-from tests.training.conftest import SIDE, draw, recipe
+from tests.training.conftest import SIDE, assert_trained_alike, draw, numbers, recipe
 
 
 def weights(backbone: Backbone) -> dict[str, Tensor]:
     models = enumerate(backbone.models)
     return {f"{k}.{name}": v.clone() for k, model in models for name, v in model.state_dict().items()}
-
-
-def numbers(concept: Concept) -> dict[str, Tensor]:
-    layers = {**concept.text_encoders[0], **concept.unet}
-    halves = {f"{name}.{half}": tensor for name, pair in layers.items() for half, tensor in pair._asdict().items()}
-    return {**concept.tokens[0], **halves}
 
 
 def run(trainer: Trainer) -> list[TrainingStep]:
@@ -83,21 +67,6 @@ def test_the_model_is_what_it_was(backbone: Backbone, photos: Path) -> None:
     assert not any(parameter.requires_grad for parameter in backbone.unet.parameters())
 
 
-def test_it_starts_from_the_model_itself(published: Backbone, photos: Path) -> None:
-    concept = Trainer(published, recipe(photos, rank=3)).concept()
-    (reader,) = published.text_encoders
-    vector = reader.embedding.weight[reader.tokenizer("a").input_ids[1]]
-    assert torch.equal(concept.tokens[0]["<toy_2>"], vector.expand(16, -1))
-    assert concept.tokens[0]["<toy_1>"].std() == pytest.approx(0.013, rel=0.5)
-    assert len(concept.unet) == 128
-    assert len(concept.text_encoders[0]) == 8
-    for pair in concept.unet.values():
-        assert pair.rank == 3
-        assert not pair.up.any()
-        bound = pair.down.shape[1] ** -0.5
-        assert 0.5 * bound < pair.down.abs().max() <= bound
-
-
 def test_the_norm_rule_freezes_the_rows(backbone: Backbone, photos: Path) -> None:
     config = recipe(photos, steps=6, learning_rates={"embeddings": 1e-2})
     trainer = Trainer(backbone, config.model_copy(update={"norm_threshold": (1e-3,)}))
@@ -138,19 +107,6 @@ def test_learning_rates_fall_linearly_to_zero(backbone: Backbone, photos: Path) 
         assert row == pytest.approx([rate * (1 - step / 4) for rate in (1e-3, 1e-5, 1e-4)])
 
 
-def test_the_text_of_training_is_that_of_sampling(backbone: SD15Backbone, photos: Path) -> None:
-    trainer = Trainer(backbone, recipe(photos, steps=2, learning_rates={"embeddings": 1e-1, "text_encoder": 1e-1}))
-    run(trainer)
-    prompts = ["a <toy_1> <toy_2> here", "one <toy_2>, <toy_1>"]
-    with torch.no_grad(), trainer.parameters.inserted():
-        conditioning, positions = trainer.objective.texts(prompts)
-    expected = backbone.encode_concept_prompts(trainer.concept(), 1.0, prompts)
-    for row, text in enumerate(expected):
-        assert torch.allclose(conditioning.texts[0, row], text.texts[0, 0], atol=1e-5)
-    assert conditioning.texts.shape[2] == len(cross_attention_names(backbone.unet))
-    assert positions[0, 1] == positions[0, 0] + 1
-
-
 @pytest.mark.parametrize(("count", "masks", "captions"), [(1, False, False), (1, True, True), (5, False, True)])
 def test_any_folder_trains(backbone: Backbone, tmp_path: Path, count: int, masks: bool, captions: bool) -> None:
     folder = draw(tmp_path / "photos", count, masks, captions)
@@ -182,7 +138,8 @@ def test_files_made_on_the_way(backbone: Backbone, photos: Path) -> None:
 
 
 def test_resumed_equals_uninterrupted(backbone: Backbone, photos: Path) -> None:
-    config = recipe(photos, steps=7, checkpoint_every=3, learning_rates={"embeddings": 1e-2, "unet": 1e-3})
+    rates = {"embeddings": 1e-2, "text_encoder": 1e-3, "unet": 1e-3}
+    config = recipe(photos, steps=7, checkpoint_every=3, learning_rates=rates)
     whole = Trainer(backbone, config)
     expected = [step.loss for step in run(whole)]
     with closing(Trainer(backbone, config).run(resume=False)) as steps:
@@ -191,9 +148,8 @@ def test_resumed_equals_uninterrupted(backbone: Backbone, photos: Path) -> None:
     second = Trainer(backbone, config)
     resumed = list(second.run())
     assert [step.step for step in resumed] == [4, 5, 6, 7]
-    assert [row[0] for row in second.history] == expected
-    ours, theirs = numbers(whole.concept()), numbers(second.concept())
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [row[0] for row in second.history] == pytest.approx(expected, rel=1e-4)
+    assert_trained_alike(second.concept(), whole.concept(), 1e-3)
 
 
 def test_a_checkpoint_of_another_training_is_refused(backbone: Backbone, photos: Path) -> None:
@@ -232,70 +188,3 @@ def test_a_run_that_breaks_says_so(backbone: Backbone, photos: Path) -> None:
 def test_what_does_not_fit_the_model(backbone: Backbone, photos: Path, changes: dict[str, object], words: str) -> None:
     with pytest.raises(ConductorError, match=words):
         Trainer(backbone, recipe(photos, **changes))
-
-
-def yaml_recipe(photos: Path, output: Path) -> Path:
-    content = {
-        "model": str(TINY), "images": str(photos), "output": str(output), "placeholders": ["<toy_1>", "<toy_2>"],
-        "class_word": "a", "steps": 12, "resolution": SIDE, "samples": {"prompts": []}, "checkpoint_every": 1,
-        "learning_rates": {"embeddings": 1e-2, "unet": 1e-3},
-    }  # fmt: skip
-    path = output.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted(photos: Path, tmp_path: Path) -> None:
-    killed, whole = yaml_recipe(photos, tmp_path / "killed.safetensors"), yaml_recipe(photos, tmp_path / "whole.pth")
-    program = "import torch; torch.set_num_threads(1); from concept_conductor.cli import main; main()"
-    command = [sys.executable, "-c", program, "train", str(killed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    checkpoint = tmp_path / "killed.training" / "checkpoint.pt"
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert checkpoint.exists()
-    assert not (tmp_path / "killed.safetensors").exists()
-    for path in (killed, whole):
-        with pytest.raises(SystemExit) as left:
-            main(["train", str(path)])
-        assert not left.value.code
-    ours, theirs = numbers(Concept.load(tmp_path / "killed.safetensors")), numbers(Concept.load(tmp_path / "whole.pth"))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    logs = [(tmp_path / f"{name}.training" / "log.csv").read_text() for name in ("killed", "whole")]
-    assert logs[0] == logs[1]
-
-
-def test_ctrl_c_keeps_the_checkpoint(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = yaml_recipe(photos, tmp_path / "toy.safetensors")
-    step = Trainer._step
-
-    def interrupted(trainer: Trainer, paths: object) -> TrainingStep:
-        if trainer.done == 2:
-            raise KeyboardInterrupt
-        return step(trainer, paths)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Trainer, "_step", interrupted)
-    with pytest.raises(SystemExit) as left:
-        main(["train", str(path)])
-    assert left.value.code == 130
-    assert "checkpoint is kept" in capsys.readouterr().err
-    assert (tmp_path / "toy.training" / "checkpoint.pt").exists()
-    assert not (tmp_path / "toy.safetensors").exists()
-
-
-def test_the_command_names_bad_input(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = yaml_recipe(photos, tmp_path / "toy.safetensors")
-    path.write_text(path.read_text().replace("steps: 12", "steps: soon"))
-    with pytest.raises(SystemExit) as left:
-        main(["train", str(path)])
-    assert left.value.code == 1
-    assert "steps" in capsys.readouterr().err
-    assert not (tmp_path / "toy.training").exists()
