@@ -118,7 +118,9 @@ class RecipeRunner:
             model=inputs.model.sha256(),
             versions=versions(),
         )
-        return cls(used, inputs.model.pipe, inputs.concepts, layout, inputs.placement, provenance)
+        assert used.width is not None and used.height is not None  # as_used filled them
+        placement = inputs.placement and inputs.placement.fitted((used.width, used.height))
+        return cls(used, inputs.model.pipe, inputs.concepts, layout, placement, provenance)
 
     def images(
         self, progress: Callable[[StepReport], None] | None = None, trace: Path | None = None
