@@ -107,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     # before torch is loaded: threads that spin at barriers make a small model crawl where another program runs too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # hints of transformers that tell a user of this command nothing (torchvision is not needed)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     given = list(sys.argv[1:] if arguments is None else arguments)
     asks_for_help = not given or not {HELP, "--version"}.isdisjoint(given[: (*given, "--").index("--")])
     with nullcontext() if asks_for_help else printable_output():  # help is all ours, and may have colours
