@@ -6,6 +6,7 @@ The public names are loaded when first used, so that ``conductor --help`` does n
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from concept_conductor._deprecated import install
@@ -104,6 +105,10 @@ __all__ = [
 
 
 install()
+# a hint that tells nobody anything: images are prepared with Pillow, with torchvision or without
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "requires torchvision (not installed)" not in record.getMessage()
+)
 
 
 def __getattr__(name: str) -> Any:
