@@ -61,7 +61,7 @@ DOCUMENTED = [
 def test_an_old_name_warns_and_is_the_new_object(module: str, name: str, home: str) -> None:
     place, _, new = home.rpartition(".")
     old = importlib.import_module(f"{PACKAGE}.{module}")  # which says nothing by itself
-    with pytest.warns(DeprecationWarning) as said:
+    with pytest.warns(DeprecationWarning, match="is deprecated") as said:
         found = getattr(old, name)
     assert found is getattr(importlib.import_module(f"{PACKAGE}.{place}"), new)
     assert f"{PACKAGE}.{module}.{name} is deprecated" in str(said[0].message)
@@ -119,7 +119,7 @@ LAYOUTS = [
 
 def with_warning(call: Callable[[], Any], new: str) -> Any:
     """What the call gives, which names ``new`` in its warning."""
-    with pytest.warns(DeprecationWarning) as said:
+    with pytest.warns(DeprecationWarning, match="is deprecated") as said:
         result = call()
     assert len(said) == 1 and str(said[0].message).endswith(f"use {new}") and said[0].filename == __file__
     return result
