@@ -14,6 +14,8 @@ from concept_conductor.pipeline.model_index import CLASSES
 
 #: What huggingface_hub understands of a loader's arguments.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+#: Parts that a model can be without.
+OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 #: What is always so, and may be asked for.
 GRANTED = ("low_cpu_mem_usage", "requires_safety_checker", "add_watermarker")
 
@@ -51,6 +53,8 @@ class LoadOptions:
         rest = {name: value for name, value in kwargs.items() if name not in GRANTED}
         hub = {name: rest.pop(name) for name in HUB_OPTIONS if name in rest}
         given = {name: rest.pop(name) for name in CLASSES if name in rest}
+        if missing := next((name for name, part in given.items() if part is None and name not in OPTIONAL), None):
+            raise ConductorError(f"a model cannot be without '{missing}'; leave it out to load the model's own")
         dtype = rest.pop("dtype", None) or rest.pop("torch_dtype", None) or torch.float32
         rest.pop("torch_dtype", None)
         dtypes = dtype if isinstance(dtype, Mapping) else {"default": dtype}

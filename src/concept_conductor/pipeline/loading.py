@@ -254,7 +254,7 @@ def describe(model: Path, dtype: torch.dtype, prediction_type: str | None = None
         setup = folder_setup(model_folder(model, options), options)
         networks = setup.networks()
         with opened_weights(setup, networks):
-            setup.processor()
+            pass  # everything has been checked
         known = {name: part for name, part in networks.items() if name != CHECKER}
         return setup.meta.backbone(dtype, known, setup.tokenizers)
     with open_checkpoint(checkpoint_file(model, options)) as checkpoint:

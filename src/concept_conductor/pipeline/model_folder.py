@@ -122,18 +122,19 @@ class ModelSetup:
         """Make the networks without data, on the ``meta`` device.
 
         Raises:
-            ConductorError: the configurations describe none, or conductor.json cannot be read.
+            ConductorError: the configurations describe none, or another file cannot be read.
             FamilyError: they are not of one supported family.
         """
         with torch.device("meta"):
             made = self.meta.networks()
         family = family_of({**made, **self.given}, self.what)
         read_model_settings(self.files.root, family.family_defaults)  # so that its errors come before the weights
+        self._processor()  # and its too
         if self._has_checker:
             made[CHECKER] = make_checker(self.files)
         return made
 
-    def processor(self) -> Any:
+    def _processor(self) -> Any:
         """Return what prepares images for the safety checker, None where there is none.
 
         Raises:
@@ -150,11 +151,13 @@ class ModelSetup:
         """Put the family's own diffusers pipeline together.
 
         Raises:
-            ConductorError: what prepares images for the safety checker is missing or damaged.
+            ConductorError: there is a safety checker, but nothing that prepares images for it.
         """
-        parts: dict[str, Any] = {SCHEDULER: self.meta.scheduler(), CHECKER: None, PROCESSOR: self.processor()}
+        parts: dict[str, Any] = {SCHEDULER: self.meta.scheduler(), CHECKER: None, PROCESSOR: self._processor()}
         parts |= {**networks, **self.tokenizers, **self.given}
         if "text_encoder_2" not in self.index.parts:
+            if parts[CHECKER] is not None and parts[PROCESSOR] is None:
+                raise ConductorError("the safety checker has no feature_extractor; leave out both, or none")
             return StableDiffusionPipeline(**parts, requires_safety_checker=parts[CHECKER] is not None)
         del parts[CHECKER]
         zeros = self.index.force_zeros
